@@ -1,0 +1,1 @@
+"""Export any PyTorch or transformers model to verified, hierarchy-tagged ONNX."""

@@ -1,0 +1,65 @@
+"""The exception hierarchy of the whole tool; everything derives from `ExportError`."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from strategies.errors import (
+    AttemptCrashedError,
+    AttemptOutOfMemoryError,
+    AttemptTimeoutError,
+    CaptureError,
+    ExportError,
+    LoweringError,
+    StrategyError,
+    StrategyUnavailableError,
+    VerificationError,
+)
+
+if TYPE_CHECKING:
+    from selector.chain import Attempt
+
+__all__ = [
+    "AllStrategiesFailedError",
+    "AnalysisError",
+    "AttemptCrashedError",
+    "AttemptOutOfMemoryError",
+    "AttemptTimeoutError",
+    "CaptureError",
+    "ExportError",
+    "InvalidRequestError",
+    "LoweringError",
+    "ModelLoadError",
+    "RankerError",
+    "StrategyError",
+    "StrategyUnavailableError",
+    "VerificationError",
+]
+
+
+class InvalidRequestError(ExportError, ValueError):
+    """What was asked for cannot be: contradictory options, inputs that do not fit."""
+
+
+class ModelLoadError(ExportError):
+    """The model cannot be had: not found, gated, remote code refused, broken checkpoint."""
+
+
+class AnalysisError(ExportError):
+    """The model's features could not be computed."""
+
+
+class RankerError(ExportError):
+    """The trained ranker cannot be used or fitted; exports go on with the static order."""
+
+
+class AllStrategiesFailedError(ExportError):
+    """No candidate gave a verified file; `__cause__` is the best-ranked one's error.
+
+    Attributes:
+        attempts: Every attempt, in the order made.
+    """
+
+    def __init__(self, message: str, *, attempts: tuple[Attempt, ...]) -> None:
+        self.attempts = attempts
+        super().__init__(message)

@@ -1,0 +1,1 @@
+"""Three ways to turn a PyTorch module into a tagged ONNX file."""

@@ -1,0 +1,84 @@
+"""Calling a module by name: tensors in under forward's names, a flat tuple of tensors out."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import torch
+from torch import nn
+
+
+class NamedCall(nn.Module):
+    """Binds positional tensors to forward's parameter names and flattens the result.
+
+    Exporters fill a forward's signature positionally, which is wrong as soon as an
+    optional parameter is skipped; behind this wrapper they cannot.
+
+    Args:
+        module: The module to call; stands as the attribute `module`, so parameter
+            names carry the prefix `module.`.
+        input_names: Forward's parameter name of each positional tensor.
+        constants: Python values bound to further parameters, `use_cache=False` and such.
+    """
+
+    PREFIX = "module"
+
+    def __init__(
+        self, module: nn.Module, input_names: tuple[str, ...], constants: Mapping[str, object]
+    ) -> None:
+        super().__init__()
+        self.module = module
+        self.input_names = input_names
+        self.constants = dict(constants)
+
+    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Returns the output's tensors in the order of `flatten_outputs`."""
+        bound = dict(zip(self.input_names, tensors, strict=True))
+        outputs = self.module(**bound, **self.constants)
+        return tuple(tensor for _, tensor in flatten_outputs(outputs))
+
+
+def flatten_outputs(outputs: object) -> list[tuple[str, torch.Tensor]]:
+    """Names every tensor of what forward returned, depth first.
+
+    A mapping or dataclass gives its keys or fields, one tensor is `output`, a sequence
+    gives `output_0`, `output_1`, …; nested ones join with a dot: `hidden_states.0`.
+    `None` and values that are not tensors are left out, as ONNX has no place for them.
+
+    Raises:
+        TypeError: Nothing in the output is a tensor.
+    """
+    if isinstance(outputs, torch.Tensor):
+        return [("output", outputs)]
+    if isinstance(outputs, list | tuple) and not hasattr(outputs, "_fields"):
+        named = [
+            pair for index, item in enumerate(outputs) for pair in _walk(f"output_{index}", item)
+        ]
+    else:
+        named = list(_walk("", outputs))
+    if not named:
+        msg = f"forward returned no tensor, but {type(outputs).__name__}"
+        raise TypeError(msg)
+    return named
+
+
+def _walk(name: str, value: object) -> Iterator[tuple[str, torch.Tensor]]:
+    if isinstance(value, torch.Tensor):
+        yield name, value
+        return
+    for key, item in _children(value):
+        yield from _walk(f"{name}.{key}" if name else str(key), item)
+
+
+def _children(value: object) -> Iterator[tuple[Any, Any]]:
+    if isinstance(value, Mapping):
+        yield from value.items()
+    elif hasattr(value, "_fields") and isinstance(value, tuple):
+        yield from zip(value._fields, value, strict=True)
+    elif isinstance(value, list | tuple):
+        yield from enumerate(value)
+    elif dataclasses.is_dataclass(value) and not isinstance(value, type):
+        for field in dataclasses.fields(value):
+            yield field.name, getattr(value, field.name)

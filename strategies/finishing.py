@@ -1,0 +1,163 @@
+"""From a strategy's graph to a file: names, shapes, the last tags, metadata, saving."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import onnx_ir as ir
+from onnx_ir.passes import common as passes
+
+from strategies import hierarchy
+from strategies.errors import LoweringError
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from strategies.base import ExportRequest
+
+MODEL_FILE = "model.onnx"
+DATA_FILE = "model.onnx.data"
+# Protobuf ends at 2 GiB; graph and metadata need their part of it.
+EXTERNAL_ABOVE_BYTES = 1_500_000_000
+# Where torch and other tools leave local paths and what we replace by our own.
+FOREIGN_KEYS = ("pkg.torch.onnx.stack_trace",)
+
+
+def finish(model: ir.Model, module: nn.Module, request: ExportRequest) -> None:
+    """Completes the graph in place: everything that is the same whichever strategy ran.
+
+    Raises:
+        LoweringError: The graph's inputs or outputs are not those that were asked for.
+    """
+    graph = model.graph
+    _convert_opset(model, request.opset)
+    _drop_unused(model)
+    _name_inputs(graph, request)
+    _name_outputs(graph, request)
+    for node in hierarchy.all_nodes(graph):
+        for key in FOREIGN_KEYS:
+            node.metadata_props.pop(key, None)
+        node.doc_string = None
+    hierarchy.project(graph)
+    classes = hierarchy.module_classes(module)
+    hierarchy.name_nodes(graph, classes, hierarchy.called_paths(module))
+    model.producer_name = "autoexport"
+    model.graph.name = "main"
+    model.metadata_props.clear()
+    model.metadata_props.update(request.metadata)
+    model.metadata_props[hierarchy.MODEL_MAP] = hierarchy.model_map(classes)
+
+
+def save(model: ir.Model, request: ExportRequest) -> Path:
+    """Writes the file, its weights beside it where they are large or the request says so."""
+    path = request.directory / MODEL_FILE
+    external = request.external_data
+    if external is None:
+        external = weight_bytes(model) > EXTERNAL_ABOVE_BYTES
+    ir.save(model, path, external_data=DATA_FILE if external else None)
+    return path
+
+
+def weight_bytes(model: ir.Model) -> int:
+    """Bytes of all initializers."""
+    return sum(
+        value.const_value.nbytes
+        for value in model.graph.initializers.values()
+        if value.const_value is not None
+    )
+
+
+def count_nodes(model: ir.Model) -> int:
+    """Number of nodes, those in subgraphs included."""
+    return sum(1 for _ in hierarchy.all_nodes(model.graph))
+
+
+def traced_share(model: ir.Model) -> float:
+    """Share of nodes whose module the capture itself named, 0 to 1."""
+    tags = [
+        node.metadata_props.get(hierarchy.ATTRIBUTION) for node in hierarchy.all_nodes(model.graph)
+    ]
+    return tags.count(hierarchy.TRACED) / len(tags) if tags else 1.0
+
+
+def _drop_unused(model: ir.Model) -> None:
+    inputs = list(model.graph.inputs)
+    if model.functions:
+        passes.InlinePass()(model)
+    passes.RemoveUnusedNodesPass()(model)
+    passes.RemoveUnusedOpsetsPass()(model)
+    if len(model.graph.inputs) != len(inputs):
+        msg = "an unused input was dropped from the graph"
+        raise LoweringError(msg)
+
+
+def _name_inputs(graph: ir.Graph, request: ExportRequest) -> None:
+    expected = tuple(request.inputs)
+    if len(graph.inputs) != len(expected):
+        found = ", ".join(value.name or "?" for value in graph.inputs)
+        raise LoweringError(f"the graph's inputs are ({found}), not ({', '.join(expected)})")
+    _clear_names(graph, {*expected, *request.output_names})
+    for value, name in zip(graph.inputs, expected, strict=True):
+        value.name = name
+        axes = request.dynamic_axes.get(name, {})
+        value.shape = _shape(tuple(request.inputs[name].shape), axes)
+
+
+def _name_outputs(graph: ir.Graph, request: ExportRequest) -> None:
+    if len(graph.outputs) != len(request.output_names):
+        count, expected = len(graph.outputs), len(request.output_names)
+        raise LoweringError(f"the graph has {count} outputs, eager PyTorch gave {expected}")
+    seen: set[int] = set()
+    for index, name in enumerate(request.output_names):
+        value = graph.outputs[index]
+        if value.is_graph_input() or value.is_initializer() or id(value) in seen:
+            value = _copy_of(graph, value)
+            graph.outputs[index] = value
+        seen.add(id(value))
+        value.name = name
+        if value.shape is not None:
+            axes = request.output_axes.get(name, {})
+            value.shape = _output_shape(value.shape, axes)
+
+
+def _clear_names(graph: ir.Graph, reserved: set[str]) -> None:
+    """Moves what already bears a reserved name out of the way."""
+    for value in [*graph.inputs, *graph.initializers.values()]:
+        if value.name in reserved:
+            value.name = f"{value.name}.initial"
+    for node in graph:
+        for value in node.outputs:
+            if value.name in reserved:
+                value.name = f"{value.name}.inner"
+
+
+def _copy_of(graph: ir.Graph, value: ir.Value) -> ir.Value:
+    node = ir.node("Identity", [value])
+    graph.append(node)
+    copy = node.outputs[0]
+    copy.shape, copy.type = value.shape, value.type
+    return copy
+
+
+def _shape(sizes: tuple[int, ...], axes: Mapping[int, str]) -> ir.Shape:
+    return ir.Shape([axes.get(index, size) for index, size in enumerate(sizes)])
+
+
+def _output_shape(shape: ir.Shape, axes: Mapping[int, str]) -> ir.Shape:
+    """Keeps known sizes and gives the axes that vary the names they have elsewhere."""
+    return ir.Shape(
+        [axes.get(index, dim if isinstance(dim, int) else None) for index, dim in enumerate(shape)]
+    )
+
+
+def _convert_opset(model: ir.Model, opset: int) -> None:
+    current = model.opset_imports.get("", opset)
+    if current == opset:
+        return
+    from onnxscript import version_converter  # noqa: PLC0415 - slow, and rarely needed
+
+    version_converter.convert_version(model, target_version=opset)
+    if model.opset_imports.get("") != opset:
+        raise LoweringError(f"opset {current} could not be converted to {opset}")

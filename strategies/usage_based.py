@@ -1,0 +1,124 @@
+"""Usage-based: a TorchScript trace of the modules that the forward pass really uses.
+
+Where a branch or loop on tensor values must be kept, the module is scripted before the
+trace, and TorchScript's exporter writes it as ONNX If and Loop.
+"""
+
+from __future__ import annotations
+
+import io
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import ClassVar
+
+import onnx
+import onnx_ir as ir
+import torch
+from onnx_ir.tensor_adapters import TorchTensor
+from torch import nn
+
+from strategies import hierarchy, torchscript_scopes
+from strategies.base import ExportRequest, ExportStrategy, first_line
+from strategies.calling import NamedCall
+from strategies.errors import CaptureError, LoweringError, StrategyUnavailableError
+from strategies.exportable import exportable
+
+
+class UsageBasedStrategy(ExportStrategy):
+    """Captures by `torch.jit.trace`, lowers by torch's TorchScript symbolics."""
+
+    name: ClassVar[str] = "usage_based"
+    supports_scripting: ClassVar[bool] = True
+
+    def _export(self, model: nn.Module, request: ExportRequest) -> ir.Model:
+        torchscript_scopes.require_supported_torch()
+        body = _scripted(model, request) if request.candidate.scripted else model
+        call = NamedCall(body, tuple(request.inputs), request.constants).eval()
+        with exportable(model), torchscript_scopes.exact_scopes(call):
+            proto = _trace_and_lower(call, request)
+        graph_model = ir.from_proto(proto)
+        _attach_weights(graph_model.graph, call, len(request.inputs))
+        for node in hierarchy.all_nodes(graph_model.graph):
+            scope = torchscript_scopes.scope_from_name(node.name or "")
+            if scope is not None:
+                hierarchy.mark(node, scope)
+        return graph_model
+
+
+def _scripted(model: nn.Module, request: ExportRequest) -> nn.Module:
+    """Scripts the module and runs it once, so that its graph is there to be traced into."""
+    if request.constants:
+        names = ", ".join(request.constants)
+        msg = f"a scripted forward takes tensors only, and {names} would have to be bound"
+        raise StrategyUnavailableError(msg)
+    try:
+        return torch.jit.script(model)
+    except Exception as error:
+        msg = f"the module cannot be scripted: {first_line(error)}"
+        raise CaptureError(msg) from error
+
+
+def _trace_and_lower(call: NamedCall, request: ExportRequest) -> onnx.ModelProto:
+    buffer = io.BytesIO()
+    tensors = tuple(request.inputs.values())
+    target: nn.Module = call
+    with _quiet():
+        if request.candidate.scripted:
+            # A scripted submodule is inlined only by a trace of what is around it.
+            target = torch.jit.trace(call, tensors, check_trace=False)
+        try:
+            torch.onnx.export(
+                target,
+                tensors,
+                buffer,
+                dynamo=False,
+                # Weights stay out of the exporter's way and are attached as they are.
+                export_params=False,
+                do_constant_folding=False,
+                # Keeps weights of equal values apart, each under its own name.
+                keep_initializers_as_inputs=True,
+                opset_version=request.opset,
+                input_names=list(request.inputs),
+                output_names=list(request.output_names),
+                dynamic_axes=_dynamic_axes(request),
+            )
+        except torch.onnx.errors.UnsupportedOperatorError as error:
+            raise LoweringError(first_line(error)) from error
+    proto = onnx.ModelProto()
+    proto.ParseFromString(buffer.getvalue())
+    return proto
+
+
+def _dynamic_axes(request: ExportRequest) -> dict[str, dict[int, str]]:
+    axes = {**request.dynamic_axes, **(request.output_axes if request.dynamic_axes else {})}
+    return {name: dict(names) for name, names in axes.items() if names}
+
+
+def _attach_weights(graph: ir.Graph, call: NamedCall, count: int) -> None:
+    """Turns the graph inputs that stand for parameters into initializers, without a copy."""
+    tensors = call.state_dict(keep_vars=True)
+    prefix = f"{NamedCall.PREFIX}."
+    for value in list(graph.inputs)[count:]:
+        tensor = tensors.get(value.name or "")
+        if tensor is None:
+            raise LoweringError(f"graph input {value.name!r} is neither an input nor a weight")
+        graph.inputs.remove(value)
+        value.name = (value.name or "").removeprefix(prefix)
+        value.const_value = TorchTensor(tensor.detach(), name=value.name)
+        graph.register_initializer(value)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silences what the tracer says about every constant; verification judges the result."""
+    logger = logging.getLogger("torch.onnx")
+    level = logger.level
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        logger.setLevel(logging.ERROR)
+        try:
+            yield
+        finally:
+            logger.setLevel(level)
