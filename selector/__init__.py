@@ -1,1 +1,77 @@
 """Export any PyTorch or transformers model to verified, hierarchy-tagged ONNX."""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from selector.analysis import ModelFeatures
+    from selector.api import ExportResult, auto_export
+    from selector.chain import Attempt, Progress
+    from selector.errors import (
+        AllStrategiesFailedError,
+        AnalysisError,
+        AttemptCrashedError,
+        AttemptOutOfMemoryError,
+        AttemptTimeoutError,
+        CaptureError,
+        ExportError,
+        InvalidRequestError,
+        LoweringError,
+        ModelLoadError,
+        RankerError,
+        StrategyError,
+        StrategyUnavailableError,
+        VerificationError,
+    )
+    from selector.inputs import ShapeDtype
+    from selector.queries import analyze, rank, verify
+    from selector.ranking import RankedCandidate, Ranking
+    from selector.training import retrain
+    from selector.verification import VerificationReport
+    from strategies.base import Candidate
+    from strategies.hierarchy import Hierarchy, read_hierarchy
+
+# Where each public name lives; imported on first use, so that `import selector` is cheap.
+_HOMES = {
+    "selector.api": ("ExportResult", "auto_export"),
+    "selector.chain": ("Attempt", "Progress"),
+    "selector.errors": (
+        "AllStrategiesFailedError",
+        "AnalysisError",
+        "AttemptCrashedError",
+        "AttemptOutOfMemoryError",
+        "AttemptTimeoutError",
+        "CaptureError",
+        "ExportError",
+        "InvalidRequestError",
+        "LoweringError",
+        "ModelLoadError",
+        "RankerError",
+        "StrategyError",
+        "StrategyUnavailableError",
+        "VerificationError",
+    ),
+    "selector.features": ("ModelFeatures",),
+    "selector.inputs": ("ShapeDtype",),
+    "selector.queries": ("analyze", "rank", "verify"),
+    "selector.ranking": ("RankedCandidate", "Ranking"),
+    "selector.training": ("retrain",),
+    "selector.verification": ("VerificationReport",),
+    "strategies.base": ("Candidate",),
+    "strategies.hierarchy": ("Hierarchy", "read_hierarchy"),
+}
+_HOME = {name: module for module, names in _HOMES.items() for name in names}
+
+__all__ = sorted(_HOME)  # noqa: PLE0605 - derived from the one table, so that the two agree
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOME:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOME[name]), name)
+
+
+def __dir__() -> list[str]:
+    return [*__all__, "errors"]

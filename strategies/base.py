@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+MODEL_FILE = "model.onnx"
+DATA_FILE = "model.onnx.data"
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Candidate:
@@ -134,7 +137,7 @@ class ExportStrategy(ABC):
             candidate=request.candidate,
             nodes=finishing.count_nodes(graph),
             traced_share=finishing.traced_share(graph),
-            file_bytes=sum(item.stat().st_size for item in request.directory.glob("model.onnx*")),
+            file_bytes=sum(item.stat().st_size for item in request.directory.glob(f"{MODEL_FILE}*")),
             seconds={
                 "load": loaded - clock,
                 "capture": captured - loaded,

@@ -10,6 +10,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common as passes
 
 from strategies import hierarchy
+from strategies.base import DATA_FILE, MODEL_FILE
 from strategies.errors import LoweringError
 
 if TYPE_CHECKING:
@@ -17,8 +18,6 @@ if TYPE_CHECKING:
 
     from strategies.base import ExportRequest
 
-MODEL_FILE = "model.onnx"
-DATA_FILE = "model.onnx.data"
 # Protobuf ends at 2 GiB; graph and metadata need their part of it.
 EXTERNAL_ABOVE_BYTES = 1_500_000_000
 # Where torch and other tools leave local paths and what we replace by our own.

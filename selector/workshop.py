@@ -1,0 +1,155 @@
+"""One model on the bench: its source, its session, and the steps that run there."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, Self
+
+from selector import steps
+from selector.chain import Attempt, Progress, ProgressCallback
+from selector.publishing import Target
+from selector.source import ModelSource, companion_files, output_stem, resolve, stage_module
+from strategies import registry
+from strategies.base import Candidate
+from strategies.isolation import Limits, Outcome, Session, warm_host
+
+if TYPE_CHECKING:
+    from torch import nn
+
+    from selector.features import ModelFeatures
+
+    Model = str | os.PathLike[str] | nn.Module
+
+
+class Workshop:
+    """A model in a session of its own, and everything that is done to it there.
+
+    Use as a context manager; leaving it ends the session and removes what was staged.
+
+    Attributes:
+        source: Where the model came from; set by `load`.
+        notes: What the user should know about the loading, one sentence each.
+        timings: Wall seconds of the stages so far.
+    """
+
+    source: ModelSource
+
+    def __init__(
+        self, staging_parent: Path | None = None, progress: ProgressCallback | None = None
+    ) -> None:
+        # Importing torch takes seconds, which finding the model and its files can share.
+        warm_host()
+        self._session = Session(staging_parent)
+        self._progress = progress
+        self.notes: tuple[str, ...] = ()
+        self.timings: dict[str, float] = {}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._session.close()
+
+    def load(self, model: Model, **options: Any) -> None:
+        """Finds the model and loads it into the session.
+
+        Args:
+            model: As `auto_export` takes it.
+            **options: Those of `source.resolve`.
+
+        Raises:
+            ModelLoadError: The model cannot be had.
+        """
+        with self._stage("source", f"finding {output_stem(model)}"):
+            self.source = resolve(model, **options)
+        with self._stage("load", f"loading {self.source.name}"):
+            if self.source.kind == "module":
+                self.source = stage_module(self.source, model, self._session.folder("module"))
+            self.notes = self._session.load(steps.load_subject, self.source)
+
+    def study(self, order: steps.StudyOrder) -> steps.Study:
+        """Makes inputs, runs eager PyTorch, and analyses.
+
+        Raises:
+            InvalidRequestError: Inputs cannot be made up, or eager refuses them.
+        """
+        with self._stage("study", "making inputs, running PyTorch, analysing the model"):
+            return self._session.attempt(steps.study_subject, order).value()
+
+    def features(self, order: steps.StudyOrder) -> ModelFeatures:
+        """The features alone.
+
+        Raises:
+            AnalysisError: They could not be computed.
+        """
+        with self._stage("study", "making inputs, analysing the model"):
+            return self._session.attempt(steps.features_of_subject, order).value()
+
+    def verify(self, path: Path, study: steps.Study, tolerance: float | None) -> Any:
+        """Compares a file with the model in the session.
+
+        Raises:
+            VerificationError: The file is not right.
+        """
+        with self._stage("verify", f"checking {path.name}"):
+            return self._session.attempt(steps.verify_subject, path, study, tolerance).value()
+
+    def attempts(
+        self, study: steps.Study, **options: Any
+    ) -> Callable[[Candidate, Limits], Outcome[steps.Verified]]:
+        """What makes one attempt in a process of its own and stages its file.
+
+        Args:
+            study: What `study` found.
+            **options: The remaining fields of `steps.AttemptOrder`.
+        """
+
+        def attempt(candidate: Candidate, limits: Limits) -> Outcome[steps.Verified]:
+            order = steps.AttemptOrder(
+                candidate=candidate,
+                study=study,
+                directory=self._session.folder(str(candidate)),
+                metadata=self.source.metadata(),
+                **options,
+            )
+            with self._stage("export", f"trying {candidate}"):
+                return self._session.attempt(
+                    steps.attempt_candidate,
+                    order,
+                    limits=limits,
+                    imports=(registry.module_of(candidate.strategy), "selector.verification"),
+                )
+
+        return attempt
+
+    def companions(self, target: Target) -> Sequence[Path]:
+        """Files that go beside the model where the target is a folder."""
+        return companion_files(self.source) if target.is_folder else ()
+
+    def tell_attempt(self, attempt: Attempt) -> None:
+        """Reports a finished attempt."""
+        self._tell(Progress(stage="attempt", message=str(attempt), attempt=attempt))
+
+    def _tell(self, event: Progress) -> None:
+        if self._progress is not None:
+            self._progress(event)
+
+    @contextmanager
+    def _stage(self, stage: str, message: str) -> Iterator[None]:
+        self._tell(Progress(stage=stage, message=message))
+        started = time.perf_counter()
+        try:
+            yield
+        finally:
+            spent = time.perf_counter() - started
+            self.timings[stage] = self.timings.get(stage, 0.0) + spent

@@ -1,0 +1,303 @@
+"""Lowering a graph of aten operators to ONNX, operator by operator, through torch's torchlib.
+
+The registry of operators and the recorder that turns torchlib's functions into nodes are
+private parts of torch.onnx; nothing public lowers a graph that is not an exported program.
+All use of them is in this file.
+"""
+
+from __future__ import annotations
+
+import functools
+import operator
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import onnx_ir as ir
+import torch
+from onnx_ir import tensor_adapters
+from onnxscript import evaluator
+from packaging.version import Version
+from torch import fx
+from torch._ops import OpOverload
+
+from strategies import promotion
+from strategies.base import first_line
+from strategies.errors import LoweringError, StrategyUnavailableError
+from strategies.hierarchy import mark
+from strategies.recording import scope_of
+
+if TYPE_CHECKING:
+    from strategies.recording import Record
+
+OLDEST_TORCH = "2.9"
+
+Lowered = ir.Value | Sequence[ir.Value] | None
+
+
+@dataclass(frozen=True, slots=True)
+class Toolkit:
+    """The private parts of torch.onnx that lowering needs.
+
+    Attributes:
+        functions: torchlib's implementations by operator, or by its qualified name.
+        decompositions: How to break up the operators that torchlib does not know.
+        recorder: `OpRecorder(opset, constants)`: evaluates a function into nodes.
+        symbolic_value: `SymbolicTensor(opset, name=…)`: a value with Python operators.
+        opset: The onnxscript opset that torchlib is written for.
+    """
+
+    functions: Mapping[Any, Sequence[Any]]
+    decompositions: Mapping[OpOverload, Callable[..., Any]]
+    recorder: Callable[..., Any]
+    symbolic_value: Callable[..., ir.Value]
+    opset: Any
+
+
+@functools.cache
+def toolkit() -> Toolkit:
+    """Collects the parts once per process; the first call takes about 2 s.
+
+    Raises:
+        StrategyUnavailableError: This torch or onnxscript does not have them.
+    """
+    if Version(torch.__version__).release < Version(OLDEST_TORCH).release:
+        raise StrategyUnavailableError(
+            f"lowering through torchlib needs torch {OLDEST_TORCH} or newer, not {torch.__version__}"
+        )
+    try:
+        return _collect()
+    except (ImportError, AttributeError) as error:
+        raise StrategyUnavailableError(
+            f"torch {torch.__version__} does not have the parts of torchlib that are needed: {error}"
+        ) from error
+
+
+def _collect() -> Toolkit:
+    from onnxscript.values import Opset
+    from torch.onnx._internal.exporter import _building, _decomp, _registration, _tensors
+
+    registry = _registration.ONNXRegistry.from_torchlib()
+    known = set(_decomp.get_onnx_implemented_overloads(registry))
+    return Toolkit(
+        functions=registry.functions,
+        decompositions=_decomp.create_onnx_friendly_decomposition_table(known),
+        recorder=_building.OpRecorder,
+        symbolic_value=_tensors.SymbolicTensor,
+        opset=Opset("", registry.opset_version),
+    )
+
+
+def lower(record: Record, attribute_names: Mapping[int, str]) -> ir.Model:
+    """Returns the record as an ONNX model, every node marked with the module that issued it.
+
+    Args:
+        record: A graph of operators without mutation.
+        attribute_names: Names of parameters and buffers by the id of the tensor.
+
+    Raises:
+        LoweringError: An operator has no lowering, or its lowering refused the arguments.
+    """
+    tools = toolkit()
+    lowering = _Lowering(tools=tools, names=attribute_names)
+    for node in record.graph.nodes:
+        if node.op == "placeholder" and node not in record.attributes:
+            lowering.add_input(node)
+    for node in _live_nodes(record.graph):
+        if node in record.attributes:
+            lowering.add_attribute(node, record.attributes[node])
+        elif node.op == "call_function":
+            lowering.add_call(node)
+    return lowering.model(record.graph.output_node())
+
+
+def _live_nodes(graph: fx.Graph) -> list[fx.Node]:
+    wanted: set[fx.Node] = set()
+    for node in reversed(graph.nodes):
+        if node.op == "output" or node in wanted:
+            wanted.update(node.all_input_nodes)
+    return [node for node in graph.nodes if node in wanted]
+
+
+@dataclass(slots=True)
+class _Lowering:
+    tools: Toolkit
+    names: Mapping[int, str]
+    values: dict[fx.Node, Lowered] = field(default_factory=dict)
+    inputs: list[ir.Value] = field(default_factory=list)
+    nodes: list[ir.Node] = field(default_factory=list)
+    initializers: dict[int, ir.Value] = field(default_factory=dict)
+    taken: set[str] = field(default_factory=set)
+    functions: dict[ir.OperatorIdentifier, ir.Function] = field(default_factory=dict)
+    constants: dict[Any, ir.Value] = field(default_factory=dict)
+
+    def add_input(self, node: fx.Node) -> None:
+        value = self.tools.symbolic_value(self.tools.opset, name=node.name)
+        _describe(value, node.meta["val"])
+        self.inputs.append(value)
+        self.values[node] = value
+
+    def add_attribute(self, node: fx.Node, tensor: torch.Tensor) -> None:
+        if id(tensor) not in self.initializers:
+            name = self._unique(self.names.get(id(tensor), node.name))
+            value = self.tools.symbolic_value(self.tools.opset, name=name)
+            data = torch.view_as_real(tensor) if tensor.is_complex() else tensor
+            value.const_value = tensor_adapters.TorchTensor(data.detach(), name=name)
+            _describe(value, tensor)
+            self.initializers[id(tensor)] = value
+        self.values[node] = self.initializers[id(tensor)]
+
+    def add_call(self, node: fx.Node) -> None:
+        if node.target is operator.getitem:
+            source = self.values[node.args[0]]
+            if isinstance(source, Sequence):
+                self.values[node] = source[node.args[1]]
+                return
+        function = self._function(node)
+        recorder = self.tools.recorder(self.tools.opset, self.constants)
+        try:
+            with evaluator.default_as(recorder):
+                result = function(*self._arguments(node), **self._keywords(node))
+        except Exception as error:
+            raise LoweringError(
+                f"{_operator_name(node)} could not be lowered: {_innermost(error)}", stage="lower"
+            ) from error
+        self._collect_functions(recorder)
+        scope = scope_of(node)
+        for created in recorder.nodes:
+            if scope is not None:
+                mark(created, scope)
+            self.nodes.append(created)
+        self.values[node] = result
+        _describe_all(result, node.meta.get("val"))
+
+    def model(self, output: fx.Node) -> ir.Model:
+        results = output.args[0]
+        outputs: list[ir.Value] = []
+        for node in results if isinstance(results, list | tuple) else [results]:
+            value = self.values[node]
+            if not isinstance(value, ir.Value):
+                raise LoweringError(f"output {node} has no ONNX value", stage="lower")
+            outputs.append(value)
+        graph = ir.Graph(
+            self.inputs,
+            outputs,
+            nodes=self.nodes,
+            initializers=list(self.initializers.values()),
+            opset_imports={"": self.tools.opset.version},
+            name="main",
+        )
+        functions = self.functions.values()
+        for function in functions:
+            graph.opset_imports[function.domain] = 1
+        return ir.Model(graph, ir_version=10, functions=functions)
+
+    def _arguments(self, node: fx.Node) -> list[Any]:
+        casts = promotion.casts(node)
+        return [self._argument(argument, casts) for argument in node.args]
+
+    def _keywords(self, node: fx.Node) -> dict[str, Any]:
+        keywords = {key: self._argument(value, {}) for key, value in node.kwargs.items()}
+        if "dtype" in keywords and keywords["dtype"] is None:
+            keywords["dtype"] = -1
+        return keywords
+
+    def _argument(self, argument: Any, casts: Mapping[fx.Node, torch.dtype]) -> Any:
+        if isinstance(argument, fx.Node):
+            value = self.values[argument]
+            if argument in casts:
+                return self._cast(value, casts[argument])
+            return value
+        if isinstance(argument, list | tuple):
+            return [self._argument(item, casts) for item in argument]
+        if isinstance(argument, torch.dtype):
+            return tensor_adapters.from_torch_dtype(argument)
+        if isinstance(argument, torch.device | torch.memory_format | torch.layout):
+            return str(argument)
+        return argument
+
+    def _cast(self, value: Lowered, dtype: torch.dtype) -> ir.Value:
+        to = tensor_adapters.from_torch_dtype(dtype)
+        cast: ir.Value = self.tools.opset.Cast(value, to=to)
+        cast.dtype = to
+        cast.shape = value.shape if isinstance(value, ir.Value) else None
+        return cast
+
+    def _function(self, node: fx.Node) -> Callable[..., Any]:
+        target = node.target
+        key = target.name() if isinstance(target, OpOverload) else target
+        is_complex = any(_is_complex(argument) for argument in node.all_input_nodes)
+        for candidate in self.tools.functions.get(key, ()):
+            if candidate.is_complex == is_complex:
+                function: Callable[..., Any] = candidate.onnx_function
+                return function
+        kind = " of complex numbers" if is_complex else ""
+        raise LoweringError(f"{_operator_name(node)}{kind} has no ONNX lowering", stage="lower")
+
+    def _collect_functions(self, recorder: Any) -> None:
+        for identifier, function in recorder.functions.items():
+            if identifier not in self.functions:
+                self.functions[identifier] = (
+                    function
+                    if isinstance(function, ir.Function)
+                    else ir.from_proto(function.to_function_proto())
+                )
+
+    def _unique(self, name: str) -> str:
+        unique, count = name, 1
+        while unique in self.taken:
+            unique, count = f"{name}_{count}", count + 1
+        self.taken.add(unique)
+        return unique
+
+
+def _describe_all(result: Lowered, expected: Any) -> None:
+    if isinstance(result, ir.Value):
+        _describe(result, expected)
+    elif isinstance(result, Sequence) and isinstance(expected, Sequence):
+        for value, item in zip(result, expected, strict=False):
+            _describe(value, item)
+
+
+def _describe(value: ir.Value, expected: Any) -> None:
+    """Writes down dtype and shape, which torchlib's functions for later nodes ask for."""
+    if isinstance(expected, torch.Tensor):
+        dims = [size if isinstance(size, int) else str(size) for size in expected.shape]
+        dtype = expected.dtype
+        if dtype.is_complex and value.dtype is None:
+            # torchlib keeps complex numbers as pairs of real ones.
+            dims, dtype = [*dims, 2], dtype.to_real()
+        if value.dtype is None:
+            value.dtype = tensor_adapters.from_torch_dtype(dtype)
+        value.shape = ir.Shape(dims)
+        return
+    for kind, dtype in _SCALARS:
+        if isinstance(expected, kind):
+            value.dtype = value.dtype or dtype
+            value.shape = ir.Shape([])
+            return
+
+
+# bool first, as it is an int.
+_SCALARS = (
+    ((bool, torch.SymBool), ir.DataType.BOOL),
+    ((int, torch.SymInt), ir.DataType.INT64),
+    ((float, torch.SymFloat), ir.DataType.FLOAT),
+)
+
+
+def _is_complex(node: fx.Node) -> bool:
+    value = node.meta.get("val")
+    return isinstance(value, torch.Tensor) and value.is_complex()
+
+
+def _operator_name(node: fx.Node) -> str:
+    if isinstance(node.target, OpOverload):
+        return str(node.target)
+    return getattr(node.target, "__name__", str(node.target))
+
+
+def _innermost(error: BaseException) -> str:
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return first_line(error)

@@ -1,0 +1,181 @@
+"""The TorchScript strategy: numbers, control flow, weights, and the private hook it needs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import onnx
+import pytest
+import torch
+import torch.jit._trace
+from torch import Tensor, nn
+
+from scripts.plain_modules import Branch
+from scripts.zoo import tiny_model
+from strategies import torchscript_scopes
+from strategies.base import Candidate
+from strategies.errors import CaptureError, LoweringError, StrategyUnavailableError
+from strategies.usage_based import UsageBasedStrategy
+from tests.exporting import largest_error, request_for
+
+DYNAMIC = Candidate(strategy="usage_based")
+BERT_AXES = {0: "batch_size", 1: "sequence_length"}
+
+
+def bert_inputs(batch: int, length: int) -> dict[str, Tensor]:
+    mask = torch.ones(batch, length, dtype=torch.int64)
+    mask[0, -2:] = 0
+    return {"input_ids": torch.randint(5, 50, (batch, length)), "attention_mask": mask}
+
+
+@pytest.fixture(scope="module")
+def bert_file(tmp_path_factory) -> tuple[Path, nn.Module]:
+    model = tiny_model("bert")
+    inputs = bert_inputs(2, 7)
+    request = request_for(
+        model,
+        inputs,
+        DYNAMIC,
+        tmp_path_factory.mktemp("bert"),
+        axes=dict.fromkeys(inputs, BERT_AXES),
+        output_axes={"last_hidden_state": BERT_AXES, "pooler_output": {0: "batch_size"}},
+        metadata={"autoexport.source": "test"},
+    )
+    return UsageBasedStrategy()(request).path, model
+
+
+@pytest.mark.parametrize(("batch", "length"), [(2, 7), (3, 11), (5, 4)])
+def test_numbers_at_other_sizes(bert_file, batch: int, length: int) -> None:
+    assert largest_error(*bert_file, bert_inputs(batch, length)) < 1e-5
+
+
+def test_shapes_and_metadata_of_the_file(bert_file) -> None:
+    model = onnx.load(bert_file[0])
+    shapes = {
+        value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in [*model.graph.input, *model.graph.output]
+    }
+    hidden = bert_file[1].config.hidden_size
+    assert shapes == {
+        "input_ids": ["batch_size", "sequence_length"],
+        "attention_mask": ["batch_size", "sequence_length"],
+        "last_hidden_state": ["batch_size", "sequence_length", hidden],
+        "pooler_output": ["batch_size", hidden],
+    }
+    assert {entry.key: entry.value for entry in model.metadata_props}["autoexport.source"] == "test"
+    assert model.opset_import[0].version == 18
+
+
+def branch_request(tmp_path: Path, *, scripted: bool):
+    model = Branch().eval().requires_grad_(False)
+    example = {next(iter(Branch.forward.__annotations__)): torch.ones(2, 6)}
+    candidate = Candidate(strategy="usage_based", dynamic=False, scripted=scripted)
+    return model, example, request_for(model, example, candidate, tmp_path)
+
+
+def test_a_scripted_branch_is_kept(tmp_path: Path) -> None:
+    model, example, request = branch_request(tmp_path, scripted=True)
+    path = UsageBasedStrategy()(request).path
+    assert "If" in {node.op_type for node in onnx.load(path).graph.node}
+    for sign in (1.0, -1.0):
+        inputs = {name: tensor * sign for name, tensor in example.items()}
+        assert largest_error(path, model, inputs) < 1e-5
+
+
+def test_a_traced_branch_is_frozen_which_is_why_files_are_verified(tmp_path: Path) -> None:
+    model, example, request = branch_request(tmp_path, scripted=False)
+    path = UsageBasedStrategy()(request).path
+    other = {name: -tensor for name, tensor in example.items()}
+    assert largest_error(path, model, example) < 1e-5
+    assert largest_error(path, model, other) > 1e-3
+
+
+class Unlowerable(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.linalg.eigvalsh(x)
+
+
+def test_an_operator_without_a_symbolic_is_named(tmp_path: Path) -> None:
+    request = request_for(Unlowerable(), {"x": torch.eye(3)}, DYNAMIC, tmp_path)
+    with pytest.raises(LoweringError, match="eigvalsh") as caught:
+        UsageBasedStrategy()(request)
+    assert caught.value.strategy == "usage_based"
+    assert not list(tmp_path.iterdir())
+
+
+class Unscriptable(nn.Module):
+    def forward(self, x: Tensor, **extra: Tensor) -> Tensor:
+        return x + sum(extra.values()) if x.sum() > 0 else x
+
+
+def test_what_cannot_be_scripted_is_a_capture_error(tmp_path: Path) -> None:
+    candidate = Candidate(strategy="usage_based", scripted=True)
+    request = request_for(Unscriptable(), {"x": torch.ones(3)}, candidate, tmp_path)
+    with pytest.raises(CaptureError, match="cannot be scripted"):
+        UsageBasedStrategy()(request)
+
+
+def test_external_data_on_request(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(64, 64)).eval().requires_grad_(False)
+    request = request_for(model, {"input": torch.randn(2, 64)}, DYNAMIC, tmp_path, external_data=True)
+    UsageBasedStrategy()(request)
+    assert {file.name for file in tmp_path.iterdir()} == {"model.onnx", "model.onnx.data"}
+    assert largest_error(tmp_path / "model.onnx", model, {"input": torch.randn(2, 64)}) < 1e-5
+
+
+def test_higher_opset(tmp_path: Path) -> None:
+    model = nn.Sequential(nn.Linear(4, 4), nn.GELU()).eval().requires_grad_(False)
+    request = request_for(model, {"input": torch.randn(2, 4)}, DYNAMIC, tmp_path, opset=20)
+    path = UsageBasedStrategy()(request).path
+    assert onnx.load(path).opset_import[0].version == 20
+
+
+class TakesNamesOfItsOwn(nn.Module):
+    """A parameter and an output bear the same name, and an output is an input."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.output = nn.Parameter(torch.ones(3))
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return {"output": x + self.output, "same": x, "constant": self.output}
+
+
+def test_names_do_not_collide(tmp_path: Path) -> None:
+    model = TakesNamesOfItsOwn().requires_grad_(False)
+    path = UsageBasedStrategy()(request_for(model, {"x": torch.randn(2, 3)}, DYNAMIC, tmp_path)).path
+    onnx.checker.check_model(path)
+    assert [value.name for value in onnx.load(path).graph.output] == ["output", "same", "constant"]
+    assert largest_error(path, model, {"x": torch.randn(2, 3)}) < 1e-6
+
+
+# What of torch's inside this strategy rests on; when one of these fails, torch has changed
+# how it names scopes, and strategies/torchscript_scopes.py is the place to follow it.
+
+
+def test_torch_still_sets_its_scope_map_up_in_one_function() -> None:
+    torchscript_scopes.require_supported_torch()
+
+
+def test_torch_still_looks_a_module_up_once_per_call() -> None:
+    looked_up = []
+
+    class Spy(dict):
+        def get(self, key, default=None):
+            looked_up.append(key)
+            return default
+
+    layer = nn.ReLU()
+    model = nn.Sequential(layer, layer)
+    torch.jit._trace._trace_module_map = Spy()
+    try:
+        torch.jit._get_trace_graph(model, (torch.ones(2),))
+    finally:
+        torch.jit._trace._trace_module_map = None
+    assert looked_up.count(layer) == 2
+
+
+def test_without_the_private_function_the_strategy_is_unavailable(monkeypatch) -> None:
+    monkeypatch.delattr(torchscript_scopes.exporter_utils, "_setup_trace_module_map")
+    with pytest.raises(StrategyUnavailableError, match="module scopes"):
+        torchscript_scopes.require_supported_torch()
