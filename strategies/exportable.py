@@ -4,8 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 from torch import nn
+
+# Where a transformers config keeps the two choices. The public setters cannot put a model
+# back: they refuse to give a submodel the default that it came with.
+CHOICES = ("_attn_implementation_internal", "_experts_implementation_internal")
 
 
 @contextmanager
@@ -16,18 +21,31 @@ def exportable(model: nn.Module) -> Iterator[None]:
     have no ONNX counterpart. The alternatives compute the same; verification compares
     with the model as it was. Modules that offer no choice are left alone.
     """
-    set_attention = getattr(model, "set_attn_implementation", None)
-    set_experts = getattr(model, "set_experts_implementation", None)
-    attention = getattr(getattr(model, "config", None), "_attn_implementation", None)
-    experts = getattr(getattr(model, "config", None), "_experts_implementation", None)
-    if set_attention and attention not in (None, "eager"):
-        set_attention("eager")
-    if set_experts and experts not in (None, "batched_mm"):
-        set_experts("batched_mm")
+    before = [
+        (config, {name: vars(config)[name] for name in CHOICES if name in vars(config)})
+        for config in _configs(model)
+    ]
     try:
+        if any(chosen.get(CHOICES[0]) not in (None, "eager") for _, chosen in before):
+            model.set_attn_implementation("eager")
+        if any(chosen.get(CHOICES[1]) not in (None, "batched_mm") for _, chosen in before):
+            model.set_experts_implementation("batched_mm")
         yield
     finally:
-        if set_attention and attention not in (None, "eager"):
-            set_attention(attention)
-        if set_experts and experts not in (None, "batched_mm"):
-            set_experts(experts)
+        for config, chosen in before:
+            vars(config).update(chosen)
+
+
+def _configs(model: nn.Module) -> list[Any]:
+    """Every distinct config in a transformers model, those of submodels included."""
+    if not hasattr(model, "set_attn_implementation"):
+        return []
+    found: dict[int, Any] = {}
+    waiting = [module.config for module in model.modules() if hasattr(module, "config")]
+    while waiting:
+        config = waiting.pop()
+        if id(config) in found or not hasattr(config, "sub_configs"):
+            continue
+        found[id(config)] = config
+        waiting += [getattr(config, name, None) for name in config.sub_configs]
+    return list(found.values())

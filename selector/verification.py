@@ -1,0 +1,372 @@
+"""Is this file right? Checker, tags, ONNX Runtime, and eager PyTorch on inputs no capture saw."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import onnxruntime as ort
+
+from selector.comparison import Difference, compare, settle_ties
+from selector.reference import EXAMPLE, OTHER_SIZES, OTHER_VALUES, to_array
+from selector.runtime import RuntimeRefusalError, Session
+from selector.structure import (
+    FileFacts,
+    has_dynamic_axes,
+    interface_fault,
+    read_facts,
+    run_checker,
+    some,
+    tag_fault,
+)
+from selector.verdict import CaseCheck, OutputCheck, OutputState, VerificationReport
+from strategies.errors import VerificationError
+
+if TYPE_CHECKING:
+    import torch
+
+    from selector.comparison import Array
+    from selector.reference import Case, Reference
+
+__all__ = [
+    "CaseCheck",
+    "OutputCheck",
+    "VerificationReport",
+    "has_dynamic_axes",
+    "unverified_report",
+    "verify_file",
+]
+
+# The example's first run, which is compared, and up to three more within this time.
+LATENCY_RUNS = 4
+LATENCY_SECONDS = 1.0
+
+
+def verify_file(
+    path: str | Path,
+    reference: Reference,
+    *,
+    dynamic: bool,
+    tolerance: float | None = None,
+    require_tags: bool = True,
+) -> VerificationReport:
+    """Checks a file against eager PyTorch's outputs.
+
+    Args:
+        path: The ONNX file, its external data beside it.
+        reference: From `compute_reference` on the model the file was exported from.
+        dynamic: Whether every axis that may vary has to be dynamic in the file. A static
+            file is held to the example's sizes only.
+        tolerance: Relative to an output's magnitude, for all floating outputs; by dtype
+            where None, see `selector.comparison`.
+        require_tags: Whether nodes without hierarchy tags make the file wrong.
+
+    Raises:
+        VerificationError: The file is not right; its report says in what.
+    """
+    check = _Verification(Path(path), reference, dynamic=dynamic, tolerance=tolerance)
+    try:
+        check.structure(require_tags=require_tags)
+        check.numbers()
+    except _WrongError as wrong:
+        raise VerificationError(
+            wrong.reason,
+            report=check.report(wrong.reason),
+            path=check.path,
+            stage="verify",
+            **({"hint": wrong.hint} if wrong.hint else {}),
+        ) from wrong.__cause__
+    return check.report("")
+
+
+def unverified_report(path: str | Path) -> VerificationReport:
+    """The report of a file that was not verified, as asked: what it says about itself."""
+    facts = read_facts(Path(path))
+    return VerificationReport(
+        level="off",
+        ok=False,
+        reason="not verified, as asked",
+        nodes=facts.nodes,
+        untagged=len(facts.untagged),
+        opset=facts.opset,
+        ort_version=ort.__version__,
+    )
+
+
+class _WrongError(Exception):
+    """Ends a verification: what is wrong, and the next step where there is one."""
+
+    def __init__(self, reason: str, hint: str = "") -> None:
+        self.reason = reason
+        self.hint = hint
+        super().__init__(reason)
+
+
+class _Verification:
+    """One file's way through the checks; whatever was learnt stands in the report."""
+
+    def __init__(
+        self, path: Path, reference: Reference, *, dynamic: bool, tolerance: float | None
+    ) -> None:
+        self.path = path
+        self.reference = reference
+        self.dynamic = dynamic
+        self.tolerances = {
+            name: reference.tolerance(name) if tolerance is None else tolerance
+            for name in reference.output_names
+        }
+        self.outputs = {
+            name: OutputState(tolerance=self.tolerances[name]) for name in reference.output_names
+        }
+        for name, reason in reference.unverifiable.items():
+            self.outputs[name].set_unverifiable(reason)
+        self.facts: FileFacts | None = None
+        self.checker: str | None = None
+        self.cases: list[CaseCheck] = []
+        self.frozen: tuple[str, ...] = ()
+        self.optimizer_fault = False
+        self.optimizer_level: str | None = None
+        self.latency: float | None = None
+        self.clock = time.perf_counter()
+        self.timings = {"checker": 0.0, "session": 0.0, "run": 0.0}
+
+    # The file as it stands
+
+    def structure(self, *, require_tags: bool) -> None:
+        """Checker, interface, tags, and the axes that the file itself calls fixed."""
+        with self._timed("checker"):
+            self.checker = run_checker(self.path)
+            if self.checker:
+                raise _WrongError(f"onnx.checker refuses the file: {self.checker}")
+            self.facts = read_facts(self.path)
+        wanted = self.reference
+        fault = interface_fault(self.facts, wanted.input_dtypes, wanted.output_dtypes)
+        if fault is None and require_tags:
+            fault = tag_fault(self.facts)
+        if fault:
+            raise _WrongError(fault)
+        if self.dynamic:
+            self._check_symbolic(self.facts)
+
+    def _check_symbolic(self, facts: FileFacts) -> None:
+        fixed = [
+            (value.name, index, name, value.dims[index])
+            for value in facts.inputs
+            for index, name in self.reference.dynamic_axes.get(value.name, {}).items()
+            if index < len(value.dims) and isinstance(value.dims[index], int)
+        ]
+        if fixed:
+            self.frozen = tuple(dict.fromkeys(name for _, _, name, _ in fixed))
+            raise _WrongError(
+                "the file fixes what should vary: "
+                + some([f"axis {i} of {value} ({name}) at {n}" for value, i, name, n in fixed])
+            )
+
+    # The numbers
+
+    def numbers(self) -> None:
+        """Runs the example, then what the capture never saw."""
+        if all(state.status == "unverifiable" for state in self.outputs.values()):
+            reasons = [f"{name}: {state.reason}" for name, state in self.outputs.items()]
+            raise _WrongError(f"no output can be compared; {some(reasons)}")
+        unseen = self._unseen()
+        running = self.reference.example
+        try:
+            session = self._session("all")
+            for running in (self.reference.example, *unseen):
+                self._check(session, running)
+        except _WrongError:
+            self._tell_optimizer_apart(running, (self.reference.example, *unseen))
+            raise
+        self.optimizer_level = "all"
+        self._require_evidence()
+        self.latency = self._measure(session)
+
+    def _unseen(self) -> list[Case]:
+        reference = self.reference
+        unseen = [case for case in reference.cases if case.label != EXAMPLE]
+        resized = any(case.label == OTHER_SIZES for case in unseen)
+        if not self.dynamic:
+            unseen = [case for case in unseen if case.sizes == reference.example.sizes]
+        elif resized:
+            # One run at other sizes is a run on other values too.
+            unseen = [case for case in unseen if case.label != OTHER_VALUES]
+        elif reference.recipe.other_sizes:
+            why = reference.refused.get(OTHER_SIZES, "no case was made")
+            raise _WrongError(f"no axis can be shown to be dynamic, at other sizes: {why}")
+        if not unseen:
+            why = some([f"{label}: {text}" for label, text in reference.refused.items()])
+            raise _WrongError(f"there are no inputs but the example's to compare on; {why}")
+        return unseen
+
+    def _session(self, level: str) -> Session:
+        try:
+            with self._timed("session"):
+                return Session(self.path, level)
+        except RuntimeRefusalError as error:
+            raise _WrongError(f"ONNX Runtime {error}") from error
+
+    def _check(self, session: Session, case: Case) -> None:
+        """Runs a case and adds it to the evidence; raises where the file is wrong on it."""
+        wrong: list[str] = []
+        cause: Exception | None = None
+        try:
+            differences = self._compare(case, self._run(session, case))
+        except RuntimeRefusalError as error:
+            wrong, cause = [f"ONNX Runtime {error}"], error
+        else:
+            for name, (difference, settled) in differences.items():
+                self.outputs[name].add(difference, label=case.label, settled=settled)
+                if not difference.right:
+                    wrong.append(f"{name}: {difference.reason}")
+        if case.label != EXAMPLE:
+            self.cases.append(CaseCheck(label=case.label, sizes=dict(case.sizes), ok=not wrong))
+        if wrong:
+            raise _WrongError(f"{self._where(session, case)}: {some(wrong)}") from cause
+
+    def _run(self, session: Session, case: Case) -> dict[str, Array]:
+        with self._timed("run"):
+            return session.run(case.inputs)
+
+    def _compare(
+        self, case: Case, outputs: Mapping[str, Array]
+    ) -> dict[str, tuple[Difference, bool]]:
+        """For every verifiable output its difference, and whether ties had to be settled."""
+        names = [name for name in case.outputs if name not in self.reference.unverifiable]
+        ours = {name: case.outputs[name] for name in names}
+        theirs = {name: outputs[name] for name in names}
+        found = {name: compare(theirs[name], ours[name], self.tolerances[name]) for name in names}
+        wrong = frozenset(name for name in names if not found[name].right)
+        settled: dict[str, Array] = {}
+        if wrong and all(theirs[name].shape == ours[name].shape for name in names):
+            settled = settle_ties(theirs, ours, self.tolerances, wrong)
+        for name, array in settled.items():
+            found[name] = compare(array, ours[name], self.tolerances[name])
+        return {name: (found[name], name in settled) for name in names}
+
+    def _where(self, session: Session, case: Case) -> str:
+        example = self.reference.example
+        if case.label == EXAMPLE:
+            return "wrong on the very inputs that the capture saw"
+        if case.sizes == example.sizes:
+            return f"right on the example, wrong on inputs the capture did not see ({case.label})"
+        changes = ", ".join(
+            f"{name} {size} instead of {example.sizes[name]}"
+            for name, size in case.sizes.items()
+            if size != example.sizes[name]
+        )
+        self.frozen = tuple(self._frozen_axes(session))
+        frozen = f"; frozen in the file: {', '.join(self.frozen)}" if self.frozen else ""
+        return f"right on the example, wrong at other sizes ({changes}){frozen}"
+
+    def _frozen_axes(self, session: Session) -> Iterator[str]:
+        """Axes that fail when they alone take their other size."""
+        recipe = self.reference.recipe
+        for axis, size in recipe.other_sizes.items():
+            sizes = {**recipe.sizes, axis: size}
+            # Axes can depend on each other, so not every one can be changed alone.
+            with contextlib.suppress(Exception):
+                tensors = recipe.make(seed=2, sizes=sizes)
+                if not self._follows(session, axis, size, tensors):
+                    yield axis
+
+    def _follows(
+        self, session: Session, axis: str, size: int, tensors: Mapping[str, torch.Tensor]
+    ) -> bool:
+        try:
+            outputs = session.run({name: to_array(item) for name, item in tensors.items()})
+        except RuntimeRefusalError:
+            return False
+        return all(
+            outputs[name].shape[index] == size
+            for name, axes in self.reference.output_axes.items()
+            for index, named in axes.items()
+            if named == axis
+        )
+
+    # ONNX Runtime's optimiser
+
+    def _tell_optimizer_apart(self, failed: Case, cases: tuple[Case, ...]) -> None:
+        """Raises in the original error's place if the file is right with the optimiser off."""
+        if not (self._right_at("off", (failed,)) and self._right_at("off", cases)):
+            return
+        levels = (level for level in ("extended", "basic") if self._right_at(level, (failed,)))
+        self.optimizer_fault = True
+        self.optimizer_level = next(levels, "off")
+        named = {"off": "ORT_DISABLE_ALL", "basic": "ORT_ENABLE_BASIC"}
+        level = named.get(self.optimizer_level, "ORT_ENABLE_EXTENDED")
+        raise _WrongError(
+            "right with ONNX Runtime's optimiser off and wrong with it on, as it is by default: "
+            + some([f"{n}: {s.reason}" for n, s in self.outputs.items() if s.status == "wrong"]),
+            f"the file is right where SessionOptions.graph_optimization_level is {level}",
+        )
+
+    def _right_at(self, level: str, cases: tuple[Case, ...]) -> bool:
+        try:
+            session = self._session(level)
+            return all(
+                difference.right
+                for case in cases
+                for difference, _ in self._compare(case, self._run(session, case)).values()
+            )
+        except (RuntimeRefusalError, _WrongError):
+            return False
+
+    # The verdict
+
+    def _require_evidence(self) -> None:
+        for state in self.outputs.values():
+            if state.status in {"right", "set-equal"} and not state.finite:
+                state.set_unverifiable("eager PyTorch gives no finite value for it in any case")
+        if all(state.status == "unverifiable" for state in self.outputs.values()):
+            reasons = [f"{name}: {state.reason}" for name, state in self.outputs.items()]
+            raise _WrongError(f"no output can be compared; {some(reasons)}")
+
+    def _measure(self, session: Session) -> float:
+        samples: list[float] = []
+        while not samples or (len(samples) < LATENCY_RUNS and sum(samples) < LATENCY_SECONDS):
+            start = time.perf_counter()
+            self._run(session, self.reference.example)
+            samples.append(time.perf_counter() - start)
+        return statistics.median(samples)
+
+    def report(self, reason: str) -> VerificationReport:
+        """The report as of now; the file is right where there is no reason why not."""
+        facts, reference = self.facts, self.reference
+        held = self.dynamic and not reason
+        return VerificationReport(
+            ok=not reason,
+            reason=reason,
+            dynamic=self.dynamic,
+            outputs=tuple(self._output(name) for name in reference.output_names),
+            cases=tuple(self.cases),
+            dynamic_axes={n: dict(axes) for n, axes in reference.dynamic_axes.items() if held},
+            frozen_axes=self.frozen,
+            checker=self.checker,
+            nodes=facts.nodes if facts else 0,
+            untagged=len(facts.untagged) if facts else 0,
+            optimizer_fault=self.optimizer_fault,
+            optimizer_level=self.optimizer_level,
+            opset=facts.opset if facts else 0,
+            ort_version=ort.__version__,
+            latency_seconds=self.latency,
+            seconds=time.perf_counter() - self.clock,
+            timings=dict(self.timings),
+            notes=tuple(f"{label} left out: {why}" for label, why in reference.refused.items()),
+        )
+
+    def _output(self, name: str) -> OutputCheck:
+        shape = self.reference.example.outputs[name].shape
+        return self.outputs[name].check(name, self.reference.output_dtypes[name], shape)
+
+    @contextlib.contextmanager
+    def _timed(self, stage: str) -> Iterator[None]:
+        start = time.perf_counter()
+        try:
+            yield
+        finally:
+            self.timings[stage] += time.perf_counter() - start
