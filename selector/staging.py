@@ -19,12 +19,13 @@ def stage_module(module: nn.Module, folder: Path) -> Path:
     Raises:
         InvalidRequestError: Something in it cannot be pickled.
     """
-    import cloudpickle  # noqa: PLC0415 - only modules need it
     import torch  # noqa: PLC0415 - whoever has a module has it imported
+
+    from selector import module_pickle  # noqa: PLC0415 - imports torch
 
     path = folder / "module.pt"
     try:
-        torch.save(module, path, pickle_module=cloudpickle)
+        torch.save(module, path, pickle_module=module_pickle)
     except MemoryError:
         raise
     except Exception as error:
@@ -65,13 +66,13 @@ def load_staged(path: Path, import_path: tuple[str, ...]) -> nn.Module:
 
 def _unpicklable(module: nn.Module) -> str:
     """The attribute that stands in the way, or the class where none does alone."""
-    import cloudpickle  # noqa: PLC0415 - only modules need it
+    from selector import module_pickle  # noqa: PLC0415 - imports torch
 
     for path, submodule in module.named_modules():
-        for name, value in vars(submodule).items():
+        for name, value in module_pickle.own_state(submodule).items():
             if name not in ("_parameters", "_buffers", "_modules"):
                 try:
-                    cloudpickle.dumps(value)
+                    module_pickle.dumps(value)
                 except Exception:  # noqa: BLE001 - objects refuse in any way they like
                     return ".".join(part for part in (type(module).__name__, path, name) if part)
     return type(module).__name__

@@ -113,6 +113,7 @@ def study_subject(subject: Subject, order: StudyOrder) -> Study:
         value_dependent=features is None or features.value_dependent,
         unseen=order.check,
     )
+    notes = (*inputs.notes, *notes)
     return Study(inputs=inputs, reference=reference, features=features, notes=notes)
 
 

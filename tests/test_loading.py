@@ -327,3 +327,24 @@ def test_a_module_has_its_own_weights(model: Any) -> None:
     with pytest.raises(InvalidRequestError, match="revision is for Hub ids"):
         source.resolve(model, revision="main")
     assert source.resolve(model).name == "BertForSequenceClassification"
+
+
+class Scaled(nn.Module):
+    """Weight-normalised, in a class that only this file knows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.utils.parametrizations.weight_norm(nn.Linear(3, 3))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return torch.relu(self.layer(x))
+
+
+def test_a_parametrized_module_travels_whole(tmp_path: Path) -> None:
+    module = Scaled().eval()
+    asked = source.resolve(module)
+    staged = replace(asked, module_file=source.stage_module(module, tmp_path))
+    loaded = source.load(staged).module
+    x = torch.randn(2, 3)
+    assert torch.equal(loaded(x), module(x))
+    assert loaded.state_dict().keys() == module.state_dict().keys()

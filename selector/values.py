@@ -1,0 +1,178 @@
+"""Draws the values of example inputs: the same for the same seed, sizes and style."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+
+import torch
+
+from selector.cases import STYLES, InputSpec
+
+SCALES = {"large": 8.0, "small": 0.125}
+
+
+def draw_case(
+    specs: Sequence[InputSpec], sizes: Mapping[str, int], *, seed: int, style: str
+) -> dict[str, torch.Tensor]:
+    """One tensor per spec, in the order of the specs.
+
+    Raises:
+        ValueError: The style is unknown.
+    """
+    if style not in STYLES:
+        msg = f"unknown style {style!r}; known: {', '.join(STYLES)}"
+        raise ValueError(msg)
+    return {spec.name: _draw(spec, _shape(spec, sizes), seed, style) for spec in specs}
+
+
+def _shape(spec: InputSpec, sizes: Mapping[str, int]) -> tuple[int, ...]:
+    return tuple(sizes[axis] if isinstance(axis, str) else axis for axis in spec.axes)
+
+
+def _draw(spec: InputSpec, shape: tuple[int, ...], seed: int, style: str) -> torch.Tensor:
+    if spec.example is not None and (spec.fill == "example" or (seed == 0 and style == "example")):
+        return _as_given(spec, shape, seed, style)
+    drawn = DRAWERS[spec.fill](spec, shape, seed, style)
+    return drawn.to(getattr(torch, spec.dtype))
+
+
+def _generator(seed: int, *key: str) -> torch.Generator:
+    return torch.Generator().manual_seed(zlib.crc32("/".join((str(seed), *key)).encode()))
+
+
+def _row_lengths(spec: InputSpec, shape: tuple[int, ...], seed: int, style: str) -> torch.Tensor:
+    """How many tokens of every row are real, shape `shape[:-1]`.
+
+    Depends on nothing but the seed and the shape, so that ids and mask agree. The last
+    row always has padding, the first one has none where there is more than one.
+    """
+    columns, rows = shape[-1], shape[:-1]
+    rules = spec.tokens
+    if style == "unpadded" or columns < 2 or (rules and not rules.padded):
+        return torch.full(rows, columns)
+    needed = rules.placeholders + 2 if rules else 1
+    least = min(max(columns // 2, needed), columns - 1)
+    lengths = torch.randint(least, columns, rows, generator=_generator(seed, "rows"))
+    flat = lengths.view(-1)
+    if flat.numel() > 1:
+        flat[0] = columns
+    return lengths
+
+
+def _real(spec: InputSpec, shape: tuple[int, ...], seed: int, style: str) -> torch.Tensor:
+    lengths = _row_lengths(spec, shape, seed, style)
+    return torch.arange(shape[-1]) < lengths.unsqueeze(-1)
+
+
+def _tokens(spec: InputSpec, shape: tuple[int, ...], seed: int, style: str) -> torch.Tensor:
+    rules = spec.tokens
+    ids = _ordinary(spec, shape, seed, style)
+    if rules is None or not shape:
+        return ids
+    real = _real(spec, shape, seed, style)
+    if rules.end is not None and shape[-1] > 1:
+        last = real.sum(-1, keepdim=True) - 1
+        ids.scatter_(-1, last, rules.end)
+    if rules.start is not None:
+        ids[..., 0] = rules.start
+    if rules.placeholder is not None:
+        ids[..., 1 : 1 + rules.placeholders] = rules.placeholder
+    if rules.pad is not None:
+        ids[~real] = rules.pad
+    return ids
+
+
+def _ordinary(spec: InputSpec, shape: tuple[int, ...], seed: int, style: str) -> torch.Tensor:
+    avoid = spec.tokens.avoid if spec.tokens else ()
+    low, high = int(spec.low), int(spec.high)
+    taken = sorted({token for token in avoid if low <= token < high})
+    if len(taken) >= high - low:
+        taken = []
+    ids = torch.randint(low, high - len(taken), shape, generator=_generator(seed, spec.name, style))
+    for token in taken:
+        # Counting past every taken id, smallest first, leaves no id that is taken.
+        ids += ids >= token
+    return ids
+
+
+def _mask(spec: InputSpec, shape: tuple[int, ...], seed: int, style: str) -> torch.Tensor:
+    return _real(spec, shape, seed, style) if shape else torch.ones(shape)
+
+
+def _observed(spec: InputSpec, shape: tuple[int, ...], seed: int, style: str) -> torch.Tensor:
+    drawn = torch.rand(shape, generator=_generator(seed, spec.name, style)) < 0.85
+    if style == "unpadded" or len(shape) < 2:
+        return torch.ones(shape)
+    drawn[:, 0] = True
+    return drawn
+
+
+def _integers(spec: InputSpec, shape: tuple[int, ...], seed: int, style: str) -> torch.Tensor:
+    low, high = int(spec.low), max(int(spec.high), int(spec.low) + 1)
+    middle = (low + high) // 2
+    if style in ("large", "positive"):
+        low = min(middle, high - 1)
+    elif style in ("small", "negative"):
+        high = max(middle, low + 1)
+    return torch.randint(low, high, shape, generator=_generator(seed, spec.name, style))
+
+
+def _normal(spec: InputSpec, shape: tuple[int, ...], seed: int, style: str) -> torch.Tensor:
+    noise = torch.randn(shape, generator=_generator(seed, spec.name, style))
+    return _styled(spec.low + spec.high * noise, style)
+
+
+def _uniform(spec: InputSpec, shape: tuple[int, ...], seed: int, style: str) -> torch.Tensor:
+    noise = torch.rand(shape, generator=_generator(seed, spec.name, style))
+    drawn = spec.low + (spec.high - spec.low) * noise
+    # A made-up range that begins at zero means something, a point in an image for instance.
+    free = spec.low < 0 or spec.example is not None
+    return _styled(drawn, style) if free else drawn
+
+
+def _styled(drawn: torch.Tensor, style: str) -> torch.Tensor:
+    if style == "positive":
+        return drawn.abs()
+    if style == "negative":
+        return -drawn.abs()
+    return drawn * SCALES.get(style, 1.0)
+
+
+def _boxes(spec: InputSpec, shape: tuple[int, ...], seed: int, style: str) -> torch.Tensor:
+    noise = torch.rand(shape, generator=_generator(seed, spec.name, style))
+    corners = spec.low + (spec.high - spec.low) * noise.view(*shape[:-1], 2, 2)
+    return torch.sort(corners, dim=-2).values.view(shape)
+
+
+def _constant(spec: InputSpec, shape: tuple[int, ...], seed: int, style: str) -> torch.Tensor:
+    del seed, style
+    return torch.full(shape, spec.low)
+
+
+def _as_given(spec: InputSpec, shape: tuple[int, ...], seed: int, style: str) -> torch.Tensor:
+    del seed, style
+    if spec.example is None:
+        msg = f"{spec.name} has no example"
+        raise ValueError(msg)
+    tiles = [
+        -(-wanted // max(has, 1)) for wanted, has in zip(shape, spec.example.shape, strict=True)
+    ]
+    tiled = spec.example.repeat(tiles) if tiles else spec.example.clone()
+    return tiled[tuple(slice(size) for size in shape)]
+
+
+Drawer = Callable[[InputSpec, tuple[int, ...], int, str], torch.Tensor]
+
+DRAWERS: dict[str, Drawer] = {
+    "tokens": _tokens,
+    "mask": _mask,
+    "observed": _observed,
+    "integers": _integers,
+    "counts": _integers,
+    "normal": _normal,
+    "uniform": _uniform,
+    "boxes": _boxes,
+    "constant": _constant,
+    "example": _as_given,
+}
