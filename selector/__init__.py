@@ -6,7 +6,6 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from selector.analysis import ModelFeatures
     from selector.api import ExportResult, auto_export
     from selector.chain import Attempt, Progress
     from selector.errors import (
@@ -25,6 +24,7 @@ if TYPE_CHECKING:
         StrategyUnavailableError,
         VerificationError,
     )
+    from selector.features import ModelFeatures
     from selector.inputs import ShapeDtype
     from selector.queries import analyze, rank, verify
     from selector.ranking import RankedCandidate, Ranking
@@ -64,7 +64,38 @@ _HOMES = {
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}
 
-__all__ = sorted(_HOME)  # noqa: PLE0605 - derived from the one table, so that the two agree
+__all__ = [
+    "AllStrategiesFailedError",
+    "AnalysisError",
+    "Attempt",
+    "AttemptCrashedError",
+    "AttemptOutOfMemoryError",
+    "AttemptTimeoutError",
+    "Candidate",
+    "CaptureError",
+    "ExportError",
+    "ExportResult",
+    "Hierarchy",
+    "InvalidRequestError",
+    "LoweringError",
+    "ModelFeatures",
+    "ModelLoadError",
+    "Progress",
+    "RankedCandidate",
+    "RankerError",
+    "Ranking",
+    "ShapeDtype",
+    "StrategyError",
+    "StrategyUnavailableError",
+    "VerificationError",
+    "VerificationReport",
+    "analyze",
+    "auto_export",
+    "rank",
+    "read_hierarchy",
+    "retrain",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> Any:
@@ -74,4 +105,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return [*__all__, "errors"]
+    return __all__

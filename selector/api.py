@@ -13,9 +13,9 @@ from selector.errors import InvalidRequestError
 from selector.publishing import plan_target, publish
 from selector.ranking import rank_candidates
 from selector.request import DEFAULT_OPSET, check_options
-from selector.source import ModelSource, output_stem
+from selector.source import ModelSource
 from selector.steps import Study, StudyOrder, Verified
-from selector.workshop import Model, Workshop
+from selector.workshop import Workshop, model_name
 from strategies import registry
 from strategies.base import Candidate
 from strategies.hierarchy import Hierarchy
@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from selector.features import ModelFeatures
     from selector.ranking import Ranking
     from selector.verification import VerificationReport
+    from selector.workshop import Model
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -116,7 +117,7 @@ def auto_export(  # noqa: PLR0913 - every argument is one thing a user may want 
         tolerance=tolerance, time_budget=time_budget, attempt_timeout=attempt_timeout,
     )  # fmt: skip
     budget = Budget.starting_now(time_budget, attempt_timeout)
-    target = plan_target(output, output_stem(model))
+    target = plan_target(output, model_name(model))
     with Workshop(target.staging_parent, progress) as workshop:
         workshop.load(
             model, revision=revision, token=token, random_weights=random_weights,
@@ -126,7 +127,10 @@ def auto_export(  # noqa: PLR0913 - every argument is one thing a user may want 
             StudyOrder(task=task, given=inputs, dynamic=bool(dynamic), check=verify != "off")
         )
         order = rank_candidates(
-            study.features, candidates(strategy, dynamic, study), objective=objective, ranker=ranker
+            study.features,
+            candidates(study, strategy=strategy, dynamic=dynamic),
+            objective=objective,
+            ranker=ranker,
         )
         chain = run_chain(
             [ranked.candidate for ranked in order.order],
@@ -141,7 +145,7 @@ def auto_export(  # noqa: PLR0913 - every argument is one thing a user may want 
     return _result(path, chain, order, study, workshop)
 
 
-def candidates(strategy: str, dynamic: bool | str, study: Study) -> tuple[Candidate, ...]:
+def candidates(study: Study, *, strategy: str, dynamic: bool | str) -> tuple[Candidate, ...]:
     """The candidates that the request allows and the model gives sense to.
 
     Raises:

@@ -13,6 +13,7 @@ from selector.request import DEFAULT_OPSET
 from selector.source import ModelSource
 from selector.steps import Study, StudyOrder, Verified
 from selector.workshop import Workshop
+from strategies import registry
 from strategies.base import Candidate
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Measurement:
     results: tuple[Measured, ...]
 
 
-def measure(
+def measure(  # noqa: PLR0913 - the arguments of auto_export that matter here
     model: Model,
     *,
     inputs: Any = None,
@@ -66,7 +67,8 @@ def measure(
         InvalidRequestError: Inputs cannot be made up, or eager refuses them.
         ModelLoadError: The model cannot be had.
     """
-    with Workshop(keep, progress) as workshop:
+    # Many models are measured in one go, and all of them need every strategy.
+    with Workshop(keep, progress, warm=registry.names()) as workshop:
         workshop.load(model, random_weights=random_weights)
         study = workshop.study(StudyOrder(given=inputs, dynamic=bool(dynamic)))
         run = workshop.attempts(
@@ -74,7 +76,9 @@ def measure(
         )
         limits = Budget(attempt_seconds=attempt_timeout).limits()
         results = []
-        for number, candidate in enumerate(chosen(candidates(strategy, dynamic, study)), 1):
+        for number, candidate in enumerate(
+            chosen(candidates(study, strategy=strategy, dynamic=dynamic)), 1
+        ):
             outcome = run(candidate, limits)
             attempt = record_attempt(number, candidate, outcome)
             workshop.tell_attempt(attempt)

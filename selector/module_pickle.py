@@ -29,7 +29,7 @@ class Pickler(cloudpickle.Pickler):  # type: ignore[misc]  # cloudpickle has no 
 def own_state(module: nn.Module) -> dict[str, Any]:
     """A module's attributes as its own class, not a parametrized one, would pickle them."""
     refuses = parametrize.is_parametrized(module)
-    cls = type(module).__mro__[1] if refuses else type(module)
+    cls: Any = type(module).__mro__[1] if refuses else type(module)
     state: dict[str, Any] = cls.__getstate__(module)
     return state
 

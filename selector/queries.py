@@ -48,7 +48,7 @@ def analyze(
         return workshop.features(StudyOrder(task=task, given=inputs))
 
 
-def rank(
+def rank(  # noqa: PLR0913 - the arguments of auto_export that matter here
     model: Model,
     *,
     task: str | None = None,
@@ -84,11 +84,14 @@ def rank(
             StudyOrder(task=task, given=inputs, dynamic=bool(dynamic), check=False)
         )
     return rank_candidates(
-        study.features, candidates(strategy, dynamic, study), objective=objective, ranker=ranker
+        study.features,
+        candidates(study, strategy=strategy, dynamic=dynamic),
+        objective=objective,
+        ranker=ranker,
     )
 
 
-def verify(
+def verify(  # noqa: PLR0913 - the arguments of auto_export that matter here
     file: str | os.PathLike[str],
     against: Model,
     *,

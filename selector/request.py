@@ -13,7 +13,7 @@ DEFAULT_OPSET = 18
 OPSETS = range(18, 21)
 
 
-def check_options(
+def check_options(  # noqa: PLR0913 - all the options that can be checked
     *,
     strategy: str = "auto",
     objective: str = "time",

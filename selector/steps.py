@@ -171,9 +171,7 @@ def attempt_candidate(subject: Subject, order: AttemptOrder) -> Verified:
             tolerance=order.tolerance,
         )
     _append_metadata(artifact.path, report.metadata())
-    return Verified(
-        artifact=artifact, verification=report, hierarchy=read_hierarchy(artifact.path)
-    )
+    return Verified(artifact=artifact, verification=report, hierarchy=read_hierarchy(artifact.path))
 
 
 def _request(subject: Subject, order: AttemptOrder) -> ExportRequest:
@@ -224,7 +222,7 @@ def _append_metadata(path: Path, entries: Mapping[str, str]) -> None:
 
 
 def verify_subject(
-    subject: Subject, path: Path, study: Study, tolerance: float | None
+    _: Subject, path: Path, study: Study, tolerance: float | None
 ) -> VerificationReport:
     """Compares an existing file with the loaded model; runs in a process of its own.
 
@@ -233,6 +231,4 @@ def verify_subject(
     """
     from selector.verification import has_dynamic_axes, verify_file  # noqa: PLC0415 - imports ORT
 
-    return verify_file(
-        path, study.reference, dynamic=has_dynamic_axes(path), tolerance=tolerance
-    )
+    return verify_file(path, study.reference, dynamic=has_dynamic_axes(path), tolerance=tolerance)

@@ -6,15 +6,16 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, Self, cast
 
 from selector import steps
 from selector.chain import Attempt, Progress, ProgressCallback
 from selector.publishing import Target
-from selector.source import ModelSource, companion_files, output_stem, resolve, stage_module
-from strategies import registry
+from selector.source import ModelSource, companion_files, resolve
+from selector.staging import stage_module
 from strategies.base import Candidate
 from strategies.isolation import Limits, Outcome, Session, warm_host
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     from torch import nn
 
     from selector.features import ModelFeatures
+    from selector.verification import VerificationReport
 
     Model = str | os.PathLike[str] | nn.Module
 
@@ -32,6 +34,7 @@ class Workshop:
     Use as a context manager; leaving it ends the session and removes what was staged.
 
     Attributes:
+        session: Where the model is loaded and attempts are forked from.
         source: Where the model came from; set by `load`.
         notes: What the user should know about the loading, one sentence each.
         timings: Wall seconds of the stages so far.
@@ -40,11 +43,14 @@ class Workshop:
     source: ModelSource
 
     def __init__(
-        self, staging_parent: Path | None = None, progress: ProgressCallback | None = None
+        self,
+        staging_parent: Path | None = None,
+        progress: ProgressCallback | None = None,
+        warm: tuple[str, ...] = (),
     ) -> None:
         # Importing torch takes seconds, which finding the model and its files can share.
         warm_host()
-        self._session = Session(staging_parent)
+        self.session = Session(staging_parent, warm)
         self._progress = progress
         self.notes: tuple[str, ...] = ()
         self.timings: dict[str, float] = {}
@@ -58,7 +64,7 @@ class Workshop:
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
-        self._session.close()
+        self.session.close()
 
     def load(self, model: Model, **options: Any) -> None:
         """Finds the model and loads it into the session.
@@ -70,12 +76,13 @@ class Workshop:
         Raises:
             ModelLoadError: The model cannot be had.
         """
-        with self._stage("source", f"finding {output_stem(model)}"):
+        with self._stage("source", f"finding {model_name(model)}"):
             self.source = resolve(model, **options)
         with self._stage("load", f"loading {self.source.name}"):
             if self.source.kind == "module":
-                self.source = stage_module(self.source, model, self._session.folder("module"))
-            self.notes = self._session.load(steps.load_subject, self.source)
+                file = stage_module(cast("nn.Module", model), self.session.folder("module"))
+                self.source = replace(self.source, module_file=file)
+            self.notes = self.session.load(steps.load_subject, self.source)
 
     def study(self, order: steps.StudyOrder) -> steps.Study:
         """Makes inputs, runs eager PyTorch, and analyses.
@@ -84,7 +91,7 @@ class Workshop:
             InvalidRequestError: Inputs cannot be made up, or eager refuses them.
         """
         with self._stage("study", "making inputs, running PyTorch, analysing the model"):
-            return self._session.attempt(steps.study_subject, order).value()
+            return self.session.attempt(steps.study_subject, order).value()
 
     def features(self, order: steps.StudyOrder) -> ModelFeatures:
         """The features alone.
@@ -93,16 +100,16 @@ class Workshop:
             AnalysisError: They could not be computed.
         """
         with self._stage("study", "making inputs, analysing the model"):
-            return self._session.attempt(steps.features_of_subject, order).value()
+            return self.session.attempt(steps.features_of_subject, order).value()
 
-    def verify(self, path: Path, study: steps.Study, tolerance: float | None) -> Any:
+    def verify(self, path: Path, study: steps.Study, tolerance: float | None) -> VerificationReport:
         """Compares a file with the model in the session.
 
         Raises:
             VerificationError: The file is not right.
         """
         with self._stage("verify", f"checking {path.name}"):
-            return self._session.attempt(steps.verify_subject, path, study, tolerance).value()
+            return self.session.attempt(steps.verify_subject, path, study, tolerance).value()
 
     def attempts(
         self, study: steps.Study, **options: Any
@@ -118,16 +125,16 @@ class Workshop:
             order = steps.AttemptOrder(
                 candidate=candidate,
                 study=study,
-                directory=self._session.folder(str(candidate)),
-                metadata=self.source.metadata(),
+                directory=self.session.folder(str(candidate)),
+                metadata=_origin(self.source),
                 **options,
             )
             with self._stage("export", f"trying {candidate}"):
-                return self._session.attempt(
+                return self.session.attempt(
                     steps.attempt_candidate,
                     order,
                     limits=limits,
-                    imports=(registry.module_of(candidate.strategy), "selector.verification"),
+                    warm=(candidate.strategy,),
                 )
 
         return attempt
@@ -153,3 +160,20 @@ class Workshop:
         finally:
             spent = time.perf_counter() - started
             self.timings[stage] = self.timings.get(stage, 0.0) + spent
+
+
+def model_name(model: Model) -> str:
+    """What to call a model and its file: the last part of its id or path, or its class."""
+    if isinstance(model, str | os.PathLike):
+        return Path(model).expanduser().absolute().name
+    return type(model).__name__
+
+
+def _origin(source: ModelSource) -> dict[str, str]:
+    """The entries of a file's metadata that say what it was made from."""
+    entries = {"autoexport.source": source.origin if source.kind != "folder" else source.name}
+    if source.commit or source.revision:
+        entries["autoexport.revision"] = str(source.commit or source.revision)
+    if source.random_weights:
+        entries["autoexport.weights"] = "random"
+    return entries

@@ -129,15 +129,15 @@ class ExportStrategy(ABC):
         except MemoryError:
             raise
         except Exception as error:
-            raise CaptureError(
-                first_line(error), strategy=self.name, stage="capture"
-            ) from error
+            raise CaptureError(first_line(error), strategy=self.name, stage="capture") from error
         return ExportArtifact(
             path=path,
             candidate=request.candidate,
             nodes=finishing.count_nodes(graph),
             traced_share=finishing.traced_share(graph),
-            file_bytes=sum(item.stat().st_size for item in request.directory.glob(f"{MODEL_FILE}*")),
+            file_bytes=sum(
+                item.stat().st_size for item in request.directory.glob(f"{MODEL_FILE}*")
+            ),
             seconds={
                 "load": loaded - clock,
                 "capture": captured - loaded,
@@ -145,6 +145,9 @@ class ExportStrategy(ABC):
                 "save": time.perf_counter() - finished,
             },
         )
+
+    def warm_up(self) -> None:  # noqa: B027 - a strategy may have nothing to build
+        """Builds what every attempt needs, in the process that attempts are forked from."""
 
     @abstractmethod
     def _export(self, model: nn.Module, request: ExportRequest) -> ir.Model:

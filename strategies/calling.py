@@ -75,8 +75,8 @@ def _walk(name: str, value: object) -> Iterator[tuple[str, torch.Tensor]]:
 def _children(value: object) -> Iterator[tuple[Any, Any]]:
     if isinstance(value, Mapping):
         yield from value.items()
-    elif hasattr(value, "_fields") and isinstance(value, tuple):
-        yield from zip(value._fields, value, strict=True)
+    elif isinstance(value, tuple) and hasattr(value, "_fields"):
+        yield from zip(value._fields, value, strict=True)  # a namedtuple
     elif isinstance(value, list | tuple):
         yield from enumerate(value)
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):

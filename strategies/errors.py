@@ -92,9 +92,7 @@ class VerificationError(StrategyError):
         path: The file, still in the staging folder, or None.
     """
 
-    def __init__(
-        self, reason: str, *, report: Any, path: Path | None = None, **where: str
-    ) -> None:
+    def __init__(self, reason: str, *, report: Any, path: Path | None = None, **where: str) -> None:
         self.report = report
         self.path = path
         super().__init__(reason, **where)

@@ -6,15 +6,13 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from torch import nn
-
 # Where a transformers config keeps the two choices. The public setters cannot put a model
 # back: they refuse to give a submodel the default that it came with.
 CHOICES = ("_attn_implementation_internal", "_experts_implementation_internal")
 
 
 @contextmanager
-def exportable(model: nn.Module) -> Iterator[None]:
+def exportable(model: Any) -> Iterator[None]:
     """Chooses implementations of attention and experts that consist of plain operators.
 
     Fused attention has branches that depend on the mask, and grouped expert products
@@ -36,7 +34,7 @@ def exportable(model: nn.Module) -> Iterator[None]:
             vars(config).update(chosen)
 
 
-def _configs(model: nn.Module) -> list[Any]:
+def _configs(model: Any) -> list[Any]:
     """Every distinct config in a transformers model, those of submodels included."""
     if not hasattr(model, "set_attn_implementation"):
         return []

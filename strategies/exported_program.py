@@ -7,48 +7,56 @@ import logging
 import re
 import warnings
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
 import torch
 from onnx_ir.passes import common as passes
 from onnxscript import optimizer
-from onnxscript.function_libs.torch_lib.registration import default_registry
 from torch import fx, nn
 
 from strategies import hierarchy
 from strategies.base import first_line
 from strategies.calling import NamedCall
+from strategies.decomposition import decompose
 from strategies.errors import LoweringError
 from strategies.hierarchy import ModuleScope
 
-# Where torch.export writes the modules around an operation, outermost first.
+if TYPE_CHECKING:
+    from strategies.transformers_patches import Translations
+
+# Where torch.export notes the modules around an operation, outermost first.
 _STACK = "nn_module_stack"
 _SCOPE = "autoexport.scope"
-_NO_LOWERING = re.compile(r"No ONNX function found for <OpOverload\(op='([^']+)', overload='([^']+)'\)>")
+_UNKNOWN = re.compile(
+    r"No ONNX function found for <OpOverload\(op='([^']+)', overload='([^']+)'\)>"
+)
+_FAILED = re.compile(
+    r"Error when translating node .*call_function\[target=(?:torch\.ops\.)?([^\]]+)\]"
+)
 
 
 def lower(
     program: torch.export.ExportedProgram,
-    call: NamedCall,
-    translations: Mapping[Callable[..., Any], Callable[..., Any]],
+    module: nn.Module,
+    translations: Translations,
     *,
     opset: int,
 ) -> ir.Model:
     """Lowers through torchlib, marks every node with its module, and tidies up.
 
     Args:
-        program: What was captured from `call`.
-        call: The module behind its wrapper.
+        program: What was captured from a `NamedCall` of the module.
+        module: The user's module.
         translations: Operators to lower by other functions than torchlib's.
         opset: Version of the default ONNX operator set.
 
     Raises:
         LoweringError: An operator has no ONNX form, or its translation failed.
     """
-    _prepare_for_lowering(program, call.module)
+    _prepare_for_lowering(program, module)
     try:
         onnx_program = torch.onnx.export(
             program,
@@ -59,10 +67,10 @@ def lower(
             custom_translation_table=dict(translations),
         )
     except Exception as error:
-        raise LoweringError(_explain(error)) from error
+        raise LoweringError(_explain(error, program), stage="lower") from error
     if onnx_program is None:
         msg = "torch.onnx.export returned no program"
-        raise LoweringError(msg)
+        raise LoweringError(msg, stage="lower")
     model = onnx_program.model
     _mark(model)
     _name_weights(model.graph)
@@ -71,21 +79,36 @@ def lower(
 
 
 def _prepare_for_lowering(program: torch.export.ExportedProgram, module: nn.Module) -> None:
-    """Lets the decomposition pass do no more than it has to, and scopes what comes of it.
-
-    `torch.onnx.export` calls `run_decompositions`, which captures the whole program
-    again. Most programs consist of operators that torchlib knows and that change nothing
-    in place; there the pass has nothing to do, and costs as much as the capture.
-    """
-    decompose = program.run_decompositions
+    """Makes the exporter's decomposition cheap, and notes the scopes of what comes of it."""
+    capture_again = program.run_decompositions
 
     def run_decompositions(table: Mapping[Any, Any]) -> torch.export.ExportedProgram:
-        needed = any(_needs_decomposition(node, table) for node in _nodes(program))
-        prepared = decompose(dict(table)) if needed else program
+        prepared = program if decompose(program, table) else capture_again(dict(table))
         _assign_scopes(prepared, module)
         return prepared
 
-    program.run_decompositions = run_decompositions  # type: ignore[method-assign,assignment] # the exporter passes the table only
+    # torch.onnx.export calls this one method, with the table alone.
+    program.run_decompositions = run_decompositions
+
+
+def _assign_scopes(program: torch.export.ExportedProgram, module: nn.Module) -> None:
+    """Notes on every node which call of which module issued it, leaving the wrapper out."""
+    first_name: dict[int, str] = {}
+    canonical = {
+        path: first_name.setdefault(id(part), path)
+        for path, part in module.named_modules(remove_duplicate=False)
+    }
+    aliases = Counter(canonical.values())
+    seen: defaultdict[str, dict[str, int]] = defaultdict(dict)
+    for node in _nodes(program):
+        node.meta[_STACK] = stack = _own_stack(node, canonical)
+        if not stack:
+            continue
+        key, (name, _) = next(reversed(stack.items()))
+        path = canonical[name]
+        # torch.export numbers a module's calls under each of its names; most have one.
+        index = seen[path].setdefault(key, len(seen[path]))
+        node.meta[_SCOPE] = ModuleScope(path, index if aliases[path] > 1 else _call_index(key))
 
 
 def _nodes(program: torch.export.ExportedProgram) -> Iterator[fx.Node]:
@@ -94,49 +117,26 @@ def _nodes(program: torch.export.ExportedProgram) -> Iterator[fx.Node]:
             yield from module.graph.nodes
 
 
-def _needs_decomposition(node: fx.Node, table: Mapping[Any, Any]) -> bool:
-    if node.op != "call_function":
-        return node.op == "get_attr"
-    target = node.target
-    if isinstance(target, torch._ops.OpOverload):  # noqa: SLF001 - the type of `torch.ops.*` has no public name
-        if target.name() not in default_registry and not (target in torch.export.default_decompositions() and target not in table): return True
-        return target in table or target._schema.is_mutable or "val" not in node.meta  # noqa: SLF001 - nor has its schema
-    # Python's own operators on sizes stay as they are; anything else is a subgraph.
-    return isinstance(target, torch._ops.HigherOrderOperator)  # noqa: SLF001 - as above
+def _own_stack(node: fx.Node, canonical: Mapping[str, str]) -> dict[str, tuple[str, Any]]:
+    """The stack from the user's module on, under that module's own paths."""
+    own = {}
+    for key, (path, kind) in node.meta.get(_STACK, {}).items():
+        name = _without_wrapper(path)
+        if name is not None and name in canonical:
+            own[key] = name, kind
+    return own
 
 
-def _assign_scopes(program: torch.export.ExportedProgram, module: nn.Module) -> None:
-    """Notes on every node which call of which module issued it, without the wrapper."""
-    first_name: dict[int, str] = {}
-    canonical: dict[str, str] = {}
-    for path, part in module.named_modules(remove_duplicate=False):
-        canonical[path] = first_name.setdefault(id(part), path)
-    names = Counter(canonical.values())
-    calls: defaultdict[str, dict[str, int]] = defaultdict(dict)
-    for node in _nodes(program):
-        stack = {
-            key: (_without_wrapper(path), name)
-            for key, (path, name) in node.meta.get(_STACK, {}).items()
-            if path and _without_wrapper(path) in canonical
-        }
-        node.meta[_STACK] = stack
-        if not stack:
-            continue
-        key, (alias, _) = next(reversed(stack.items()))
-        path = canonical[alias]
-        # Calls under one name are numbered by torch.export, those under several are not.
-        call = calls[path].setdefault(key, len(calls[path])) if names[path] > 1 else _call(key)
-        node.meta[_SCOPE] = ModuleScope(path, call)
+def _without_wrapper(path: str) -> str | None:
+    """`layer.0` for `module.layer.0`, nothing for the wrapper itself."""
+    head, _, rest = path.partition(".")
+    return rest if head == NamedCall.PREFIX else None
 
 
-def _without_wrapper(path: str) -> str:
-    return path.removeprefix(NamedCall.PREFIX).removeprefix(".")
-
-
-def _call(key: str) -> int:
+def _call_index(key: str) -> int:
     """The stack's keys end in `@1`, `@2`, … from a module's second call on."""
-    index = key.rpartition("@")[2]
-    return int(index) if index.isdecimal() and "@" in key else 0
+    _, mark, index = key.rpartition("@")
+    return int(index) if mark and index.isdecimal() else 0
 
 
 def _mark(model: ir.Model) -> None:
@@ -151,43 +151,54 @@ def _mark(model: ir.Model) -> None:
 def _name_weights(graph: ir.Graph) -> None:
     for value in list(graph.initializers.values()):
         value.metadata_props.clear()
-        if value.name is not None:
-            value.name = _without_wrapper(value.name)
+        value.name = _without_wrapper(value.name or "") or value.name
 
 
 def _tidy(model: ir.Model) -> None:
-    """Makes the graph smaller without taking nodes of different modules together."""
+    """Makes the graph smaller by passes that keep tags; nothing is fused."""
     model.graph.metadata_props.clear()
-    if model.functions:
-        passes.InlinePass()(model)
-    # Resize is folded by a reference implementation that takes minutes.
-    optimizer.fold_constants(
-        model, should_fold=lambda node: False if node.op_type == "Resize" else None
-    )
+    passes.InlinePass()(model)
+    optimizer.fold_constants(model, should_fold=_should_fold)
     ir.passes.Sequential(
-        passes.RemoveUnusedNodesPass(),
         passes.IdentityEliminationPass(),
-        passes.LiftConstantsToInitializersPass(lift_all_constants=False),
+        passes.LiftConstantsToInitializersPass(),
         passes.CommonSubexpressionEliminationPass(),
         passes.RemoveUnusedNodesPass(),
     )(model)
 
 
-def _explain(error: BaseException) -> str:
-    """Names the operator that has no lowering, or else says what went wrong at the root."""
+def _should_fold(node: ir.Node) -> bool | None:
+    """None where the defaults may decide; Resize takes minutes in the reference evaluator."""
+    return False if node.op_type == "Resize" else None
+
+
+def _explain(error: BaseException, program: torch.export.ExportedProgram) -> str:
+    """Names the operator that could not be lowered, and the module that uses it."""
     chain = [error]
     while chain[-1].__cause__ is not None:
         chain.append(chain[-1].__cause__)
     for link in chain:
-        match = _NO_LOWERING.search(str(link))
-        if match is not None:
-            return f"torchlib has no lowering for {match[1]}.{match[2]}"
+        if match := _UNKNOWN.search(str(link)):
+            name = f"{match[1]}.{match[2]}"
+            return f"torchlib has no lowering for {name}{_used_by(name, program)}"
+    for link in chain:
+        if match := _FAILED.search(str(link)):
+            used_by = _used_by(match[1], program)
+            return f"{match[1]}{used_by} could not be lowered: {first_line(chain[-1])}"
     return first_line(chain[-1])
+
+
+def _used_by(operator: str, program: torch.export.ExportedProgram) -> str:
+    for node in _nodes(program):
+        scope = node.meta.get(_SCOPE)
+        if str(node.target) == operator and scope is not None and scope.path:
+            return f" in {scope.path}"
+    return ""
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps what the exporters print, log and warn off the terminal; their errors say enough."""
+    """Keeps what exporters print, log and warn off the terminal; their errors say enough."""
     level = logging.root.manager.disable
     with (
         warnings.catch_warnings(),

@@ -191,9 +191,7 @@ def _tag(node: ir.Node, scope: ModuleScope, attribution: str) -> None:
     node.metadata_props[ATTRIBUTION] = attribution
 
 
-def _namespace(
-    path: str, node: ir.Node, classes: Mapping[str, str], called: frozenset[str]
-) -> str:
+def _namespace(path: str, node: ir.Node, classes: Mapping[str, str], called: frozenset[str]) -> str:
     atoms = path.split(".") if path else []
     ancestors = [".".join(atoms[:depth]) for depth in range(len(atoms) + 1)]
     scopes = [f"{name}: {classes.get(name, '?')}" for name in ancestors if name in called]

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, ClassVar
+import functools
+from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING, Any, ClassVar
 
-from strategies.base import ExportRequest, ExportStrategy, first_line
-from strategies.errors import CaptureError, StrategyError
+from strategies import internals
+from strategies.base import ExportRequest, ExportStrategy
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -24,24 +25,22 @@ class HtpStrategy(ExportStrategy):
     name: ClassVar[str] = "htp"
 
     def _export(self, model: nn.Module, request: ExportRequest) -> ir.Model:
-        from strategies import recording, simplification, torchlib
+        internals.require_supported_torch()
+        from strategies import (  # noqa: PLC0415 - they import what was just made sure of
+            recording,
+            simplification,
+            torchlib,
+        )
 
         tools = torchlib.toolkit()
-        axes = request.dynamic_axes if request.candidate.dynamic else {}
-        with _plain_implementations(model):
-            try:
-                record = recording.record(
-                    model,
-                    request.inputs,
-                    request.constants,
-                    decompositions=tools.decompositions,
-                    dynamic_axes=axes,
-                )
-            except StrategyError:
-                raise
-            except Exception as error:
-                raise CaptureError(first_line(error), stage="capture") from error
-        graph = torchlib.lower(record, _tensor_names(model))
+        record: Callable[..., recording.Record] = recording.record
+        if request.candidate.dynamic and request.dynamic_axes:
+            record = functools.partial(recording.record_symbolic, dynamic_axes=request.dynamic_axes)
+        with _batched_experts(model):
+            recorded = record(
+                model, request.inputs, request.constants, decompositions=tools.decompositions
+            )
+        graph = torchlib.lower(recorded, _tensor_names(model))
         simplification.simplify(graph)
         return graph
 
@@ -53,10 +52,20 @@ def _tensor_names(model: nn.Module) -> dict[int, str]:
 
 
 @contextlib.contextmanager
-def _plain_implementations(model: nn.Module) -> Iterator[None]:
-    """Makes a transformers model compute attention and experts with ordinary operators.
+def _batched_experts(model: nn.Module) -> Iterator[None]:
+    """Makes transformers models compute their experts with operators that have a lowering.
 
-    Its fused attention skips masks by looking at their values, and its grouped experts
-    have no lowering. What was set before is set again afterwards.
+    What was set before is set again afterwards.
     """
-    yield
+    modules: list[Any] = [
+        module for module in model.modules() if hasattr(module, "set_experts_implementation")
+    ]
+    # They can be set publicly, but not read.
+    saved = [(module, module.config._experts_implementation) for module in modules]  # noqa: SLF001
+    try:
+        for module, _ in saved:
+            module.set_experts_implementation("batched_mm")
+        yield
+    finally:
+        for module, implementation in saved:
+            module.set_experts_implementation(implementation)

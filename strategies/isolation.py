@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
@@ -85,7 +86,7 @@ class Host:
             "from strategies import worker; worker.serve(int(sys.argv[1]))"
         )
         with theirs:
-            self._process = subprocess.Popen(
+            self._process = subprocess.Popen(  # noqa: S603 - this interpreter, our own code
                 [sys.executable, "-c", start, str(theirs.fileno()), json.dumps(sys.path)],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
@@ -99,11 +100,11 @@ class Host:
         """Whether it can still open sessions."""
         return self._process.poll() is None
 
-    def open(self, staging: Path) -> Connection:
+    def open(self, staging: Path, warm: tuple[str, ...]) -> Connection:
         """Forks a session; `staging` is removed should this process die before it is closed."""
         ours, theirs = socket.socketpair()
         with theirs:
-            message = json.dumps({"staging": str(staging)}).encode()
+            message = json.dumps({"staging": str(staging), "warm": warm}).encode()
             try:
                 socket.send_fds(self._socket, [message], [theirs.fileno()])
             except OSError as error:
@@ -111,13 +112,10 @@ class Host:
         return Connection(ours.detach())
 
     def close(self) -> None:
-        """Ends the host and every session."""
+        """Ends the host at once, whatever it is importing; sessions end by themselves."""
         self._socket.close()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self._process.wait(timeout=2)
-        if self.alive:
-            self._process.kill()
-            self._process.wait()
+        self._process.kill()
+        self._process.wait()
         self._log.close()
 
     def _last_words(self) -> str:
@@ -136,8 +134,17 @@ def warm_host() -> Host:
     with _host_lock:
         if _host is None or not _host.alive:
             _host = Host()
-            atexit.register(_host.close)
+            atexit.register(_close_all, _host)
         return _host
+
+
+_open_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+
+
+def _close_all(host: Host) -> None:
+    for session in list(_open_sessions):
+        session.close()
+    host.close()
 
 
 class Session:
@@ -150,17 +157,19 @@ class Session:
         staging: Private folder for files on their way; made on first use.
     """
 
-    def __init__(self, parent: Path | None = None) -> None:
+    def __init__(self, parent: Path | None = None, warm: tuple[str, ...] = ()) -> None:
         """Opens a session.
 
         Args:
             parent: Folder in which to stage, so that results can be renamed into place;
                 None takes the system's folder for temporary files.
+            warm: Strategies that the host warms up, for this session and all later ones.
         """
         base = parent if parent is not None else Path(tempfile.gettempdir())
         self.staging = base / f".autoexport-{os.getpid()}-{os.urandom(4).hex()}"
-        self._connection = warm_host().open(self.staging)
+        self._connection = warm_host().open(self.staging, warm)
         self._pid: int | None = None
+        _open_sessions.add(self)
 
     def __enter__(self) -> Self:
         return self
@@ -204,7 +213,7 @@ class Session:
         function: Callable[..., Value],
         *args: Any,
         limits: Limits | None = None,
-        imports: tuple[str, ...] = (),
+        warm: tuple[str, ...] = (),
     ) -> Outcome[Value]:
         """Calls `function(loaded, *args)` in a process forked from the session.
 
@@ -212,7 +221,8 @@ class Session:
             function: Importable or picklable by value; `loaded` is what `load` kept.
             *args: Picklable.
             limits: What the attempt may use.
-            imports: Modules the session imports first, so that later attempts share them.
+            warm: Strategies that the session warms up first, so that later attempts share
+                what that costs.
         """
         limits = limits or Limits()
         request = {
@@ -220,7 +230,7 @@ class Session:
             "call": _packed(function, args),
             "seconds": limits.seconds,
             "memory_bytes": limits.memory_bytes,
-            "imports": imports,
+            "warm": warm,
         }
         return self._ask(request, limits.seconds)
 

@@ -31,18 +31,19 @@ def casts(node: fx.Node) -> dict[fx.Node, torch.dtype]:
 def _pointwise(node: fx.Node) -> dict[fx.Node, torch.dtype]:
     operands = list(_operands(node))
     result = node.meta.get("val")
-    if not isinstance(result, torch.Tensor)  or not operands:
+    if not operands or not isinstance(result, torch.Tensor) or result.dtype.is_complex:
         return {}
-    common, _ = elementwise_dtypes(
-        *(value for _, value in operands),
-        type_promotion_kind=ELEMENTWISE_TYPE_PROMOTION_KIND.DEFAULT,
-    )
-    if result.dtype.is_floating_point and not common.is_floating_point:
-        common = result.dtype
+    common = result.dtype
+    if common is torch.bool:
+        # A comparison: what it compares in does not show in its result.
+        common, _ = elementwise_dtypes(
+            *(value for _, value in operands),
+            type_promotion_kind=ELEMENTWISE_TYPE_PROMOTION_KIND.DEFAULT,
+        )
     return {
         argument: common
         for argument, value in operands
-        if isinstance(argument, fx.Node) and _kind(value) != common
+        if isinstance(argument, fx.Node) and _kind(value) not in {common, None}
     }
 
 

@@ -4,34 +4,37 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import fx, nn
+from torch._dispatch.python import enable_python_dispatcher
 from torch.fx import traceback as fx_metadata
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from strategies import mutation
+from strategies import mutation, symbolic
 from strategies.calling import NamedCall
-from strategies.errors import CaptureError
 from strategies.hierarchy import ModuleScope
+from strategies.recurrent import KeepRecurrent
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from torch._ops import OpOverload
+    from torch._subclasses.fake_tensor import FakeTensorMode
 
 SCOPE = "autoexport.scope"
+
+Decompositions = Mapping["OpOverload", Callable[..., Any]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Record:
-    """One execution as a graph of aten operators without mutation.
+    """One execution as a graph of aten operators.
 
     Attributes:
-        graph: Operators in the order of execution, with fake values in `meta["val"]`.
+        graph: Operators in the order of execution, with fake values in `meta["val"]`. None
+            that an output depends on writes to its arguments.
         attributes: What each node that reads a tensor from outside reads.
     """
 
@@ -44,37 +47,58 @@ def record(
     inputs: Mapping[str, torch.Tensor],
     constants: Mapping[str, object],
     *,
-    decompositions: Mapping[OpOverload, Callable[..., Any]],
-    dynamic_axes: Mapping[str, Mapping[int, str]] | None = None,
+    decompositions: Decompositions,
 ) -> Record:
-    """Runs the module once and returns what it did.
+    """Runs the module once on real tensors; the sizes in the record are the inputs'.
 
     Args:
-        module: In eval mode; its buffers may change if its forward changes them.
+        module: In eval mode.
         inputs: Tensors under forward's parameter names.
         constants: Python values bound to further parameters.
         decompositions: Operators to break up while recording.
-        dynamic_axes: For each input its axes that stay symbolic, index to name; axes of
-            one name share one symbol. Without any, real tensors are run and sizes are fixed.
+    """
+    tensors = [tensor.clone() for tensor in inputs.values()]
+    call = NamedCall(module, tuple(inputs), constants)
+    with _buffers_restored(module):
+        return _record(call, tensors, _Tracer(mode=None, decompositions=decompositions))
+
+
+def record_symbolic(
+    module: nn.Module,
+    inputs: Mapping[str, torch.Tensor],
+    constants: Mapping[str, object],
+    *,
+    decompositions: Decompositions,
+    dynamic_axes: Mapping[str, Mapping[int, str]],
+) -> Record:
+    """Runs the module once on fake tensors, the sizes of the axes that vary kept as symbols.
+
+    Where forward asks for a value, it is run again with the real values computed alongside,
+    and takes the path that they take.
+
+    Args:
+        module: In eval mode.
+        inputs: Tensors under forward's parameter names.
+        constants: Python values bound to further parameters.
+        decompositions: Operators to break up while recording.
+        dynamic_axes: For each input its axes that vary, index to name; axes of one name
+            share one symbol.
 
     Raises:
-        CaptureError: The module could not be run so, or an axis that was to stay
-            symbolic became fixed.
+        CaptureError: An axis that was to vary became fixed, or equal to another.
     """
     call = NamedCall(module, tuple(inputs), constants)
-    if dynamic_axes:
-        tensors, symbols = _symbolic_tensors(inputs, dynamic_axes)
-    else:
-        tensors, symbols = [tensor.clone() for tensor in inputs.values()], {}
-    tracer = _Tracer(mode="symbolic" if symbols else "real", decompositions=dict(decompositions))
-    with torch.no_grad(), fx_metadata.preserve_node_meta(), _compiling(), _scopes(module):
-        recorded = tracer.trace(call, tensors)
-    mutation.rewrite_unshared(recorded.graph, keep=decompositions.keys())
-    if mutation.remains(recorded.graph):
-        result = _record_again(recorded, tracer, tensors)
-    else:
-        result = Record(graph=recorded.graph, attributes=_attributes(recorded))
-    _check_symbols(symbols)
+    for follow_values in (False, True):
+        faked = symbolic.fake_inputs(inputs, dynamic_axes, follow_values=follow_values)
+        tracer = _Tracer(mode=faked.mode, decompositions=decompositions)
+        try:
+            result = _record(call, faked.tensors, tracer)
+        except symbolic.VALUE_NEEDED:
+            if follow_values:
+                raise
+            continue
+        break
+    symbolic.check_free(faked)
     return result
 
 
@@ -86,18 +110,91 @@ def scope_of(node: fx.Node) -> ModuleScope | None:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Tracer:
-    mode: str
-    decompositions: dict[OpOverload, Callable[..., Any]]
+    """Records functions of tensors.
 
-    def trace(self, function: Callable[..., Any], tensors: Sequence[torch.Tensor]) -> fx.GraphModule:
-        traced: fx.GraphModule = make_fx(
+    Attributes:
+        mode: Where the tensors are fake, the mode that made them.
+        decompositions: Operators to break up.
+    """
+
+    mode: FakeTensorMode | None
+    decompositions: Decompositions
+
+    def trace(
+        self, function: Callable[..., Any], tensors: Sequence[torch.Tensor]
+    ) -> fx.GraphModule:
+        trace = make_fx(
             function,
             decomposition_table=self.decompositions,
-            tracing_mode=self.mode,
             _error_on_data_dependent_ops=False,
             _allow_non_fake_inputs=True,
-        )(*tensors)
+        )
+        with torch.no_grad(), fx_metadata.preserve_node_meta(), contextlib.ExitStack() as stack:
+            if self.mode is not None:
+                stack.enter_context(self.mode)
+                stack.enter_context(enable_python_dispatcher())
+            traced: fx.GraphModule = trace(*tensors)
         return traced
+
+
+def _record(call: NamedCall, tensors: Sequence[torch.Tensor], tracer: _Tracer) -> Record:
+    with _compiling(), _scopes(call.module), KeepRecurrent():
+        recorded = tracer.trace(call, tensors)
+    mutation.rewrite(recorded.graph, keep=tracer.decompositions)
+    if mutation.remains(recorded.graph):
+        return _record_again(recorded, tensors, tracer)
+    return Record(graph=recorded.graph, attributes=_attributes(recorded))
+
+
+def _record_again(
+    recorded: fx.GraphModule, tensors: Sequence[torch.Tensor], tracer: _Tracer
+) -> Record:
+    """Runs the record under functionalisation, which replays mutation through any view.
+
+    What is read from outside becomes an input first, or writes to it would be lost.
+    Annotations of nodes carry over.
+    """
+    attributes = _lift_attributes(recorded)
+    replay = torch.func.functionalize(fx.Interpreter(recorded).run, remove="mutations")
+    again = tracer.trace(replay, [*tensors, *attributes])
+    mutation.rewrite(again.graph, keep=tracer.decompositions)
+    mutation.check_none(again.graph)
+    placeholders = again.graph.find_nodes(op="placeholder")
+    lifted = dict(zip(placeholders[len(tensors) :], attributes, strict=True))
+    return Record(graph=again.graph, attributes=lifted | _attributes(again))
+
+
+def _lift_attributes(recorded: fx.GraphModule) -> list[torch.Tensor]:
+    graph = recorded.graph
+    last = graph.find_nodes(op="placeholder")[-1]
+    lifted: dict[int, tuple[fx.Node, torch.Tensor]] = {}
+    for node, tensor in _attributes(recorded).items():
+        if id(tensor) not in lifted:
+            with graph.inserting_after(last):
+                last = graph.placeholder(f"lifted_{len(lifted)}")
+            lifted[id(tensor)] = last, tensor
+        node.replace_all_uses_with(lifted[id(tensor)][0])
+        graph.erase_node(node)
+    return [tensor for _, tensor in lifted.values()]
+
+
+def _attributes(recorded: fx.GraphModule) -> dict[fx.Node, torch.Tensor]:
+    return {
+        node: getattr(recorded, str(node.target))
+        for node in recorded.graph.find_nodes(op="get_attr")
+    }
+
+
+@contextlib.contextmanager
+def _buffers_restored(module: nn.Module) -> Iterator[None]:
+    """Undoes what a forward writes to its module's buffers, such as a counter or a cache."""
+    saved = [(buffer, buffer._version, buffer.clone()) for buffer in module.buffers()]  # noqa: SLF001 - the only way to see that a tensor was written to
+    try:
+        yield
+    finally:
+        for buffer, version, original in saved:
+            if buffer._version != version:  # noqa: SLF001 - as above
+                buffer.copy_(original)
 
 
 @contextlib.contextmanager
@@ -121,9 +218,8 @@ def _scopes(module: nn.Module) -> Iterator[None]:
 
     def hooks(path: str) -> tuple[Callable[..., None], Callable[..., None]]:
         def enter(*_: object) -> None:
-            scope = ModuleScope(path, calls[path])
+            annotation = fx_metadata.annotate({SCOPE: ModuleScope(path, calls[path])})
             calls[path] += 1
-            annotation = fx_metadata.annotate({SCOPE: scope})
             annotation.__enter__()
             entered.append(annotation)
 
@@ -138,98 +234,3 @@ def _scopes(module: nn.Module) -> Iterator[None]:
             stack.callback(submodule.register_forward_pre_hook(enter, prepend=True).remove)
             stack.callback(submodule.register_forward_hook(leave, always_call=True).remove)
         yield
-
-
-# Symbolic inputs
-
-
-def _symbolic_tensors(
-    inputs: Mapping[str, torch.Tensor], dynamic_axes: Mapping[str, Mapping[int, str]]
-) -> tuple[list[torch.Tensor], dict[str, torch.SymInt]]:
-    """Fake tensors of the inputs' shapes, with one symbol per name of an axis."""
-    from torch._subclasses.fake_tensor import FakeTensorMode
-    from torch.fx.experimental.symbolic_shapes import ShapeEnv
-
-    environment = ShapeEnv(duck_shape=False)
-    mode = FakeTensorMode(shape_env=environment, allow_non_fake_inputs=True)
-    symbols: dict[str, torch.SymInt] = {}
-    tensors: list[torch.Tensor] = []
-    for name, tensor in inputs.items():
-        axes = dynamic_axes.get(name, {})
-        sizes: list[int | torch.SymInt] = []
-        for axis, size in enumerate(tensor.shape):
-            if axis not in axes:
-                sizes.append(size)
-                continue
-            if axes[axis] not in symbols:
-                symbols[axes[axis]] = _symbol(environment, axes[axis], size)
-            sizes.append(symbols[axes[axis]])
-        with mode:
-            tensors.append(torch.empty(sizes, dtype=tensor.dtype))
-    return tensors, symbols
-
-
-def _symbol(environment: Any, name: str, size: int) -> torch.SymInt:
-    from torch._dynamo.source import ConstantSource
-    from torch.fx.experimental.symbolic_shapes import DimDynamic
-
-    source = ConstantSource(name)
-    expression = environment.create_symbol(size, source, dynamic_dim=DimDynamic.DYNAMIC)
-    symbol: torch.SymInt = environment.create_symintnode(expression, hint=size, source=source)
-    return symbol
-
-
-def _check_symbols(symbols: Mapping[str, torch.SymInt]) -> None:
-    seen: dict[str, str] = {}
-    for name, symbol in symbols.items():
-        expression = str(symbol.node.expr)
-        if expression.lstrip("-").isdigit():
-            msg = f"axis {name} became fixed at {expression} while recording"
-            raise CaptureError(msg, stage="capture")
-        if expression in seen:
-            msg = f"axes {seen[expression]} and {name} became equal while recording"
-            raise CaptureError(msg, stage="capture")
-        seen[expression] = name
-
-
-# Recording again, without mutation
-
-
-def _record_again(
-    recorded: fx.GraphModule, tracer: _Tracer, tensors: Sequence[torch.Tensor]
-) -> Record:
-    """Runs the record under functionalisation, which replays mutation through views.
-
-    What is read from outside becomes an input first, or writes to it would be lost.
-    Node annotations carry over.
-    """
-    attributes = _lift_attributes(recorded)
-    replay = torch.func.functionalize(fx.Interpreter(recorded).run, remove="mutations")
-    with torch.no_grad(), fx_metadata.preserve_node_meta():
-        again = tracer.trace(replay, [*tensors, *attributes])
-    mutation.drop_unused(again.graph)
-    placeholders = [node for node in again.graph.nodes if node.op == "placeholder"]
-    lifted = dict(zip(placeholders[len(tensors) :], attributes, strict=True))
-    return Record(graph=again.graph, attributes=lifted | _attributes(again))
-
-
-def _lift_attributes(recorded: fx.GraphModule) -> list[torch.Tensor]:
-    graph = recorded.graph
-    last = [node for node in graph.nodes if node.op == "placeholder"][-1]
-    lifted: dict[int, tuple[fx.Node, torch.Tensor]] = {}
-    for node, tensor in _attributes(recorded).items():
-        if id(tensor) not in lifted:
-            with graph.inserting_after(last):
-                last = graph.placeholder(f"lifted_{len(lifted)}")
-            lifted[id(tensor)] = last, tensor
-        node.replace_all_uses_with(lifted[id(tensor)][0])
-        graph.erase_node(node)
-    return [tensor for _, tensor in lifted.values()]
-
-
-def _attributes(recorded: fx.GraphModule) -> dict[fx.Node, torch.Tensor]:
-    return {
-        node: getattr(recorded, str(node.target))
-        for node in recorded.graph.nodes
-        if node.op == "get_attr"
-    }

@@ -28,14 +28,9 @@ def resolve(name: str) -> ExportStrategy:
     Raises:
         KeyError: There is none of that name.
     """
-    module, _, attribute = _target(name).partition(":")
+    module, _, attribute = _targets()[name].partition(":")
     strategy: ExportStrategy = getattr(importlib.import_module(module), attribute)()
     return strategy
-
-
-def module_of(name: str) -> str:
-    """The module a strategy lives in, for importing it ahead of time."""
-    return _target(name).partition(":")[0]
 
 
 def portfolio(*, dynamic: bool | None = None, scripting: bool = False) -> tuple[Candidate, ...]:
@@ -60,10 +55,6 @@ def unknown_name_message(kind: str, name: str, known: tuple[str, ...]) -> str:
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     guess = f"; did you mean {nearest[0]!r}?" if nearest else ";"
     return f"unknown {kind} {name!r}{guess} known: {', '.join(known)}"
-
-
-def _target(name: str) -> str:
-    return BUILTIN.get(name) or _targets()[name]
 
 
 def _targets() -> dict[str, str]:

@@ -1,15 +1,15 @@
 """Lowering a graph of aten operators to ONNX, operator by operator, through torch's torchlib.
 
 The registry of operators and the recorder that turns torchlib's functions into nodes are
-private parts of torch.onnx; nothing public lowers a graph that is not an exported program.
-All use of them is in this file.
+private parts of torch.onnx (see `strategies.internals`); no other file uses them.
 """
 
 from __future__ import annotations
 
 import functools
+import logging
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -17,20 +17,19 @@ import onnx_ir as ir
 import torch
 from onnx_ir import tensor_adapters
 from onnxscript import evaluator
-from packaging.version import Version
+from onnxscript.values import Opset
 from torch import fx
 from torch._ops import OpOverload
+from torch.onnx._internal.exporter import _building, _decomp, _registration, _tensors
 
-from strategies import promotion
+from strategies import lowerings, promotion
 from strategies.base import first_line
-from strategies.errors import LoweringError, StrategyUnavailableError
+from strategies.errors import LoweringError
 from strategies.hierarchy import mark
 from strategies.recording import scope_of
 
 if TYPE_CHECKING:
     from strategies.recording import Record
-
-OLDEST_TORCH = "2.9"
 
 Lowered = ir.Value | Sequence[ir.Value] | None
 
@@ -56,32 +55,24 @@ class Toolkit:
 
 @functools.cache
 def toolkit() -> Toolkit:
-    """Collects the parts once per process; the first call takes about 2 s.
-
-    Raises:
-        StrategyUnavailableError: This torch or onnxscript does not have them.
-    """
-    if Version(torch.__version__).release < Version(OLDEST_TORCH).release:
-        raise StrategyUnavailableError(
-            f"lowering through torchlib needs torch {OLDEST_TORCH} or newer, not {torch.__version__}"
-        )
+    """Collects the parts once per process; the first call takes about 2 s."""
+    # It warns of torchvision's operators, which are no concern of ours.
+    logger = logging.getLogger(_registration.__name__)
+    level = logger.level
+    logger.setLevel(logging.ERROR)
     try:
-        return _collect()
-    except (ImportError, AttributeError) as error:
-        raise StrategyUnavailableError(
-            f"torch {torch.__version__} does not have the parts of torchlib that are needed: {error}"
-        ) from error
-
-
-def _collect() -> Toolkit:
-    from onnxscript.values import Opset
-    from torch.onnx._internal.exporter import _building, _decomp, _registration, _tensors
-
-    registry = _registration.ONNXRegistry.from_torchlib()
+        registry = _registration.ONNXRegistry.from_torchlib()
+    finally:
+        logger.setLevel(level)
     known = set(_decomp.get_onnx_implemented_overloads(registry))
+    decompositions = _decomp.create_onnx_friendly_decomposition_table(known)
     return Toolkit(
         functions=registry.functions,
-        decompositions=_decomp.create_onnx_friendly_decomposition_table(known),
+        decompositions={
+            target: decompose
+            for target, decompose in decompositions.items()
+            if isinstance(target, OpOverload) and _qualified(target) not in lowerings.OWN
+        },
         recorder=_building.OpRecorder,
         symbolic_value=_tensors.SymbolicTensor,
         opset=Opset("", registry.opset_version),
@@ -148,11 +139,8 @@ class _Lowering:
         self.values[node] = self.initializers[id(tensor)]
 
     def add_call(self, node: fx.Node) -> None:
-        if node.target is operator.getitem:
-            source = self.values[node.args[0]]
-            if isinstance(source, Sequence):
-                self.values[node] = source[node.args[1]]
-                return
+        if node.target is operator.getitem and self._pick(node):
+            return
         function = self._function(node)
         recorder = self.tools.recorder(self.tools.opset, self.constants)
         try:
@@ -171,11 +159,20 @@ class _Lowering:
         self.values[node] = result
         _describe_all(result, node.meta.get("val"))
 
+    def _pick(self, node: fx.Node) -> bool:
+        """Takes one of several results; False where they are one ONNX sequence."""
+        source, index = node.args
+        results = self.values[source] if isinstance(source, fx.Node) else None
+        if not isinstance(results, Sequence) or not isinstance(index, int):
+            return False
+        self.values[node] = results[index]
+        return True
+
     def model(self, output: fx.Node) -> ir.Model:
         results = output.args[0]
         outputs: list[ir.Value] = []
         for node in results if isinstance(results, list | tuple) else [results]:
-            value = self.values[node]
+            value = self.values[node] if isinstance(node, fx.Node) else None
             if not isinstance(value, ir.Value):
                 raise LoweringError(f"output {node} has no ONNX value", stage="lower")
             outputs.append(value)
@@ -187,7 +184,7 @@ class _Lowering:
             opset_imports={"": self.tools.opset.version},
             name="main",
         )
-        functions = self.functions.values()
+        functions = list(self.functions.values())
         for function in functions:
             graph.opset_imports[function.domain] = 1
         return ir.Model(graph, ir_version=10, functions=functions)
@@ -224,8 +221,12 @@ class _Lowering:
         return cast
 
     def _function(self, node: fx.Node) -> Callable[..., Any]:
-        target = node.target
-        key = target.name() if isinstance(target, OpOverload) else target
+        key: Any = node.target
+        if isinstance(key, OpOverload):
+            key = _qualified(key)
+        if key in lowerings.OWN:
+            return lowerings.OWN[key]
+        key = lowerings.SAME_AS.get(key, key)
         is_complex = any(_is_complex(argument) for argument in node.all_input_nodes)
         for candidate in self.tools.functions.get(key, ()):
             if candidate.is_complex == is_complex:
@@ -256,13 +257,15 @@ def _describe_all(result: Lowered, expected: Any) -> None:
         _describe(result, expected)
     elif isinstance(result, Sequence) and isinstance(expected, Sequence):
         for value, item in zip(result, expected, strict=False):
-            _describe(value, item)
+            if value is not None:
+                _describe(value, item)
 
 
 def _describe(value: ir.Value, expected: Any) -> None:
     """Writes down dtype and shape, which torchlib's functions for later nodes ask for."""
     if isinstance(expected, torch.Tensor):
-        dims = [size if isinstance(size, int) else str(size) for size in expected.shape]
+        sizes: tuple[object, ...] = tuple(expected.shape)
+        dims = [size if isinstance(size, int) else str(size) for size in sizes]
         dtype = expected.dtype
         if dtype.is_complex and value.dtype is None:
             # torchlib keeps complex numbers as pairs of real ones.
@@ -271,9 +274,9 @@ def _describe(value: ir.Value, expected: Any) -> None:
             value.dtype = tensor_adapters.from_torch_dtype(dtype)
         value.shape = ir.Shape(dims)
         return
-    for kind, dtype in _SCALARS:
-        if isinstance(expected, kind):
-            value.dtype = value.dtype or dtype
+    for kinds, scalar in _SCALARS:
+        if isinstance(expected, kinds):
+            value.dtype = value.dtype or scalar
             value.shape = ir.Shape([])
             return
 
@@ -284,6 +287,12 @@ _SCALARS = (
     ((int, torch.SymInt), ir.DataType.INT64),
     ((float, torch.SymFloat), ir.DataType.FLOAT),
 )
+
+
+def _qualified(target: OpOverload) -> str:
+    """`aten::add.Tensor`, as torchlib's registry has it."""
+    name: str = target.name()  # type: ignore[no-untyped-call]  # torch has not annotated it
+    return name
 
 
 def _is_complex(node: fx.Node) -> bool:

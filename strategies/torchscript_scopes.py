@@ -30,7 +30,7 @@ _SETUP = "_setup_trace_module_map"
 def require_supported_torch() -> None:
     """Raises StrategyUnavailableError where torch's tracer is not the one known here."""
     version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
-    present = hasattr(exporter_utils, _SETUP) and hasattr(torch.jit._trace, "_trace_module_map")
+    present = hasattr(exporter_utils, _SETUP) and hasattr(torch.jit._trace, "_trace_module_map")  # noqa: SLF001 - the point of this file
     if version < MINIMUM_TORCH or not present:
         msg = f"torch {torch.__version__} does not let module scopes be set while tracing"
         raise StrategyUnavailableError(msg, hint="install the torch that constraints.txt names")
@@ -54,7 +54,7 @@ class _ScopeMap(dict[nn.Module, str]):
         index = self._calls[module]
         self._calls[module] += 1
         name = f"{path.replace('.', _DOT)}{_CALL}{index}"
-        return torch._C._jit_onnx_create_full_scope_name("module", name)
+        return torch._C._jit_onnx_create_full_scope_name("module", name)  # noqa: SLF001 - the point of this file
 
 
 @contextmanager
@@ -63,7 +63,7 @@ def exact_scopes(call: NamedCall) -> Iterator[None]:
     original = getattr(exporter_utils, _SETUP)
 
     def set_up(*_: Any) -> set[str]:
-        torch.jit._trace._trace_module_map = _ScopeMap(call)
+        torch.jit._trace._trace_module_map = _ScopeMap(call)  # noqa: SLF001 - the point of this file
         return set()
 
     setattr(exporter_utils, _SETUP, set_up)

@@ -33,7 +33,9 @@ def patched_for_export(model: nn.Module) -> Iterator[Translations]:
         translations: Translations = exporter_onnx._ONNX_TRANSLATION_TABLE  # noqa: SLF001
     except (ImportError, AttributeError) as error:
         msg = f"this transformers lacks the exporters that fx builds on: {error}"
-        raise StrategyUnavailableError(msg, hint="install the version constraints.txt names") from error
+        raise StrategyUnavailableError(
+            msg, hint="install the version constraints.txt names"
+        ) from error
     with (
         utils.apply_patches("onnx"),
         utils.apply_patches("dynamo"),

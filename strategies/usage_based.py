@@ -67,12 +67,14 @@ def _trace_and_lower(call: NamedCall, request: ExportRequest) -> onnx.ModelProto
     with _quiet():
         if request.candidate.scripted:
             # A scripted submodule is inlined only by a trace of what is around it.
-            target = torch.jit.trace(call, tensors, check_trace=False)
+            target = torch.jit.trace(  # type: ignore[no-untyped-call]  # torch has no types here
+                call, tensors, check_trace=False
+            )
         try:
             torch.onnx.export(
                 target,
                 tensors,
-                buffer,
+                buffer,  # type: ignore[arg-type]  # a file object serves, as documented
                 dynamo=False,
                 # Weights stay out of the exporter's way and are attached as they are.
                 export_params=False,

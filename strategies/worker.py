@@ -17,6 +17,7 @@ import sys
 import tempfile
 import time
 import traceback
+from collections.abc import Iterable
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -55,12 +56,14 @@ def serve(descriptor: int) -> None:
         message, descriptors, _, _ = socket.recv_fds(requests, 1 << 16, 1)
         if not message:
             break
+        request = json.loads(message)
+        _warm_up(request["warm"])
         pid = os.fork()
         if pid == 0:
             requests.close()
             _session(Connection(descriptors[0]))
         os.close(descriptors[0])
-        staged[pid] = json.loads(message)["staging"]
+        staged[pid] = request["staging"]
         _forget_ended(staged)
     for pid, folder in staged.items():
         with contextlib.suppress(ProcessLookupError):
@@ -75,6 +78,15 @@ def _keep_single_threaded() -> None:
     import torch  # noqa: PLC0415 - this is the process that may import it
 
     torch.set_num_threads(1)
+
+
+def _warm_up(strategies: Iterable[str]) -> None:
+    from strategies import registry  # noqa: PLC0415 - imports onnx, which PRELOADED brings
+
+    for name in strategies:
+        # What goes wrong here goes wrong in the attempt too, and is reported there.
+        with contextlib.suppress(Exception):
+            registry.resolve(name).warm_up()
 
 
 def _forget_ended(staged: dict[int, str]) -> None:
@@ -129,9 +141,7 @@ def _attempt(
     request: dict[str, Any], loaded: Any, connection: Connection, log: IO[bytes]
 ) -> Outcome[Any]:
     started = time.perf_counter()
-    for name in request["imports"]:
-        with contextlib.suppress(ImportError):  # the attempt itself will say so
-            importlib.import_module(name)
+    _warm_up(request["warm"])
     log_start = os.lseek(log.fileno(), 0, os.SEEK_END)
     read_end, write_end = os.pipe()
     pid = os.fork()
@@ -252,7 +262,9 @@ def _ending(watched: _Watched, seconds: float, log_tail: str) -> ExportError:
     if os.WIFSIGNALED(watched.status):
         number = os.WTERMSIG(watched.status)
         if number == signal.SIGKILL:
-            return AttemptOutOfMemoryError(f"killed by the system at {peak}, most likely for memory")
+            return AttemptOutOfMemoryError(
+                f"killed by the system at {peak}, most likely for memory"
+            )
         name = signal.Signals(number).name
         return AttemptCrashedError(f"crashed with {name}{log_tail}", signal=number)
     code = os.waitstatus_to_exitcode(watched.status)

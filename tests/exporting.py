@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime as ort
@@ -16,7 +17,7 @@ from strategies.calling import flatten_outputs
 Axes = Mapping[str, Mapping[int, str]]
 
 
-def request_for(
+def request_for(  # noqa: PLR0913 - as many as a request has parts
     model: nn.Module,
     inputs: Mapping[str, Tensor],
     candidate: Candidate,
@@ -24,7 +25,7 @@ def request_for(
     *,
     axes: Axes | None = None,
     output_axes: Axes | None = None,
-    **fields,
+    **fields: Any,
 ) -> ExportRequest:
     with torch.no_grad():
         outputs = flatten_outputs(model(**inputs))

@@ -8,10 +8,11 @@ what an operation computed.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnx
@@ -22,20 +23,23 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 Scope = tuple[str, int]
+Array = np.ndarray[Any, np.dtype[Any]]
 
 
 @dataclass
-class Witness(TorchDispatchMode):
+class Witness(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's base has no types
     """What every call of every module computed."""
 
-    values: list[tuple[Scope, np.ndarray]] = field(default_factory=list)
+    values: list[tuple[Scope, Array]] = field(default_factory=list)
     scopes: set[Scope] = field(default_factory=set)
     stack: list[Scope] = field(default_factory=list)
 
     def __post_init__(self) -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]  # torch's base has no types
 
-    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+    def __torch_dispatch__(
+        self, function: Any, types: Any, args: Any = (), kwargs: Any = None
+    ) -> Any:
         result = function(*args, **(kwargs or {}))
         scope = self.stack[-1] if self.stack else ("", 0)
         self.scopes.add(scope)
@@ -48,14 +52,14 @@ class Witness(TorchDispatchMode):
     def watching(self, model: nn.Module) -> Iterator[None]:
         calls: Counter[str] = Counter()
 
-        def enter(path: str):
-            def hook(*_):
+        def enter(path: str) -> Callable[..., None]:
+            def hook(*_: Any) -> None:
                 self.stack.append((path, calls[path]))
                 calls[path] += 1
 
             return hook
 
-        def leave(*_):
+        def leave(*_: Any) -> None:
             self.stack.pop()
 
         handles = []
@@ -77,7 +81,7 @@ def witness(model: nn.Module, inputs: Mapping[str, Tensor]) -> Witness:
     return found
 
 
-def node_values(path: Path, inputs: Mapping[str, Tensor]) -> dict[str, np.ndarray]:
+def node_values(path: Path, inputs: Mapping[str, Tensor]) -> dict[str, Array]:
     """Every intermediate float value of a file, by its name."""
     model = onnx.shape_inference.infer_shapes(onnx.load(path))
     kinds = {value.name: value.type.tensor_type.elem_type for value in model.graph.value_info}
@@ -127,19 +131,20 @@ def compare_tags(path: Path, model: nn.Module, inputs: Mapping[str, Tensor]) -> 
             continue
         result.traced += 1
         scope = (tags["autoexport.module"], int(tags["autoexport.call"]))
-        value = computed.get(node.output[0])
-        passed_on = any(
-            name in computed and np.array_equal(computed[name], value) for name in node.input
-        )
-        unclear = value is None or value.size < 4 or passed_on
-        issuers = set() if unclear else _issuers(value, seen)
+        issuers = _issuers_of(node, computed, seen)
         result.identified += bool(issuers)
         if scope not in (issuers or seen.scopes):
             result.wrong.append(f"{node.name}: {scope}, seen {sorted(issuers)}")
     return result
 
 
-def _issuers(value: np.ndarray, seen: Witness) -> set[Scope]:
+def _issuers_of(node: onnx.NodeProto, computed: dict[str, Array], seen: Witness) -> set[Scope]:
+    """Calls that computed the very value of a node; none where the value does not tell."""
+    value = computed.get(node.output[0])
+    if value is None or value.size < 4:
+        return set()
+    if any(name in computed and np.array_equal(computed[name], value) for name in node.input):
+        return set()
     return {
         scope
         for scope, other in seen.values

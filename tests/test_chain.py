@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import time
+from collections.abc import Callable, Mapping
 
 import pytest
 
@@ -35,7 +36,9 @@ FAILURES = [
 ]
 
 
-def outcomes(errors: dict[Candidate, Exception]):
+def outcomes(
+    errors: Mapping[Candidate, Exception],
+) -> Callable[[Candidate, Limits], Outcome[str]]:
     def run(candidate: Candidate, limits: Limits) -> Outcome[str]:
         error = errors.get(candidate)
         return Outcome(result=None if error else str(candidate), error=error, seconds=0.5)
@@ -60,7 +63,9 @@ def test_each_kind_of_failure_moves_on_under_its_own_name(error: StrategyError, 
     assert error.strategy == "first"
 
 
-@pytest.mark.parametrize("error", [KeyError("bug"), InvalidRequestError("no"), ModelLoadError("no")])
+@pytest.mark.parametrize(
+    "error", [KeyError("bug"), InvalidRequestError("no"), ModelLoadError("no")]
+)
 def test_anything_else_passes_through(error: Exception) -> None:
     with pytest.raises(type(error)):
         run_chain([FIRST, SECOND], outcomes({FIRST: error}))
@@ -120,7 +125,7 @@ def test_no_candidates_is_an_error() -> None:
 )
 def test_errors_survive_pickling(error: ExportError) -> None:
     error.__cause__ = ValueError("why")
-    copy = pickle.loads(pickle.dumps(error))
+    copy = pickle.loads(pickle.dumps(error))  # noqa: S301 - our own bytes
     assert type(copy) is type(error)
     assert str(copy) == str(error)
     assert vars(copy).keys() == vars(error).keys()

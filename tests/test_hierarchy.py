@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnxruntime as ort
@@ -19,7 +21,10 @@ from strategies.hierarchy import MODEL_MAP, node_prefix, read_hierarchy
 from tests.exporting import request_for
 from tests.hooks import compare_tags
 
-MODELS = {
+Exported = tuple[Path, nn.Module, dict[str, Tensor]]
+Export = Callable[..., Exported]
+
+MODELS: dict[str, Callable[[], dict[str, Tensor]]] = {
     "bert": lambda: {
         "input_ids": torch.randint(5, 50, (2, 7)),
         "attention_mask": torch.tensor([[1] * 7, [1] * 5 + [0] * 2]),
@@ -29,15 +34,16 @@ MODELS = {
 
 
 @pytest.fixture(scope="module")
-def export(tmp_path_factory):
+def export(tmp_path_factory: pytest.TempPathFactory) -> Export:
     """Exports a tiny model by a strategy, once for all tests."""
-    done: dict[tuple[str, str, bool], tuple[Path, nn.Module, dict[str, Tensor]]] = {}
+    done: dict[tuple[str, str, bool], Exported] = {}
 
-    def run(name: str, strategy: str, dynamic: bool = True):
+    def run(name: str, strategy: str, *, dynamic: bool = True) -> Exported:
         key = (name, strategy, dynamic)
         if key not in done:
             torch.manual_seed(0)
-            model, inputs = tiny_model(name), MODELS[name]()
+            model: Any = tiny_model(name)
+            inputs = MODELS[name]()
             if hasattr(model, "set_attn_implementation"):
                 # What a capture chooses, so that witness and file run the same operations.
                 model.set_attn_implementation("eager")
@@ -58,9 +64,9 @@ def export(tmp_path_factory):
 @pytest.mark.parametrize("strategy", registry.BUILTIN)
 @pytest.mark.parametrize("name", MODELS)
 def test_every_traced_tag_is_the_module_that_hooks_saw(
-    export, name: str, strategy: str, dynamic: bool
+    export: Export, name: str, strategy: str, *, dynamic: bool
 ) -> None:
-    path, model, inputs = export(name, strategy, dynamic)
+    path, model, inputs = export(name, strategy, dynamic=dynamic)
     agreement = compare_tags(path, model, inputs)
     assert agreement.wrong == []
     assert agreement.traced >= 0.8 * read_hierarchy(path).nodes
@@ -69,7 +75,9 @@ def test_every_traced_tag_is_the_module_that_hooks_saw(
 
 
 @pytest.mark.parametrize("strategy", registry.BUILTIN)
-def test_every_node_is_tagged_and_uniquely_named_after_its_module(export, strategy: str) -> None:
+def test_every_node_is_tagged_and_uniquely_named_after_its_module(
+    export: Export, strategy: str
+) -> None:
     path, model, _ = export("bert", strategy)
     nodes = onnx.load(path).graph.node
     modules = dict(model.named_modules())
@@ -84,18 +92,20 @@ def test_every_node_is_tagged_and_uniquely_named_after_its_module(export, strate
 
 
 @pytest.mark.parametrize("strategy", registry.BUILTIN)
-def test_no_local_path_is_left_in_the_file(export, strategy: str) -> None:
+def test_no_local_path_is_left_in_the_file(export: Export, strategy: str) -> None:
     content = export("bert", strategy)[0].read_bytes()
     assert b"site-packages" not in content
     assert str(Path.cwd()).encode() not in content
 
 
-def test_counts_and_bytes_are_the_models(export) -> None:
+def test_counts_and_bytes_are_the_models(export: Export) -> None:
     path, model, _ = export("bert", "usage_based")
     hierarchy = read_hierarchy(path)
     assert hierarchy.nodes == len(onnx.load(path).graph.node)
     assert 0 < hierarchy.traced <= hierarchy.nodes
-    assert [entry.path for entry in hierarchy.modules] == [name for name, _ in model.named_modules()]
+    assert [entry.path for entry in hierarchy.modules] == [
+        name for name, _ in model.named_modules()
+    ]
     held = {name: tensor.nbytes for name, tensor in model.named_parameters()}
     entry = {entry.path: entry for entry in hierarchy.modules}["encoder.layer.0.output.dense"]
     expected = sum(size for name, size in held.items() if name.startswith(f"{entry.path}."))
@@ -103,7 +113,7 @@ def test_counts_and_bytes_are_the_models(export) -> None:
     assert entry.class_name == "torch.nn.modules.linear.Linear"
 
 
-def test_the_map_survives_onnxruntimes_optimiser(export, tmp_path: Path) -> None:
+def test_the_map_survives_onnxruntimes_optimiser(export: Export, tmp_path: Path) -> None:
     path, _, _ = export("bert", "usage_based")
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
@@ -117,7 +127,7 @@ def test_the_map_survives_onnxruntimes_optimiser(export, tmp_path: Path) -> None
     assert counts["encoder.layer.1.intermediate.dense"] > 0
 
 
-def test_weights_keep_their_parameters_names(export) -> None:
+def test_weights_keep_their_parameters_names(export: Export) -> None:
     path, model, _ = export("resnet", "usage_based")
     names = {tensor.name for tensor in onnx.load(path).graph.initializer}
     assert {name for name, _ in model.named_parameters()} <= names
@@ -146,7 +156,8 @@ class Shared(nn.Module):
         self.twice = Twice(self.layer)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.twice(self.layer(x))
+        result: Tensor = self.twice(self.layer(x))
+        return result
 
 
 class Twice(nn.Module):
@@ -155,7 +166,8 @@ class Twice(nn.Module):
         self.layer = layer
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.layer(torch.relu(self.layer(x)))
+        result: Tensor = self.layer(torch.relu(self.layer(x)))
+        return result
 
 
 @pytest.mark.parametrize("strategy", registry.BUILTIN)
@@ -185,7 +197,7 @@ def test_files_without_a_hierarchy_are_refused(tmp_path: Path) -> None:
         read_hierarchy(tmp_path / "foreign.onnx")
 
 
-def test_the_map_is_plain_json(export) -> None:
+def test_the_map_is_plain_json(export: Export) -> None:
     model = onnx.load(export("resnet", "usage_based")[0], load_external_data=False)
     entry = next(entry.value for entry in model.metadata_props if entry.key == MODEL_MAP)
     table = json.loads(entry)

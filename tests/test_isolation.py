@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,10 +75,8 @@ def raise_bug(_: Loaded) -> None:
 
 
 def raise_with_cause(_: Loaded) -> None:
-    try:
-        raise ValueError("from the exporter")
-    except ValueError as cause:
-        raise CaptureError("no graph", strategy="fake", stage="capture") from cause
+    cause = ValueError("from the exporter")
+    raise CaptureError("no graph", strategy="fake", stage="capture") from cause
 
 
 def threads_and_product(_: Loaded) -> tuple[int, float]:
@@ -91,7 +90,7 @@ def make_a_lambda(_: Loaded) -> object:
 
 
 @pytest.fixture(scope="module")
-def session() -> Session:
+def session() -> Iterator[Session]:
     with Session() as opened:
         opened.load(load)
         yield opened

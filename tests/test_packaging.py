@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import os
 import re
 import subprocess
@@ -10,11 +11,13 @@ import sysconfig
 import tomllib
 import venv
 import zipfile
+from importlib.metadata import packages_distributions
 from pathlib import Path
 from typing import Any
 
 import pytest
 from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 NOWHERE = "/"
 
@@ -130,3 +133,26 @@ def test_constraints_pin_every_dependency_within_its_bounds(
     for line in [*project["project"]["dependencies"], *extras]:
         requirement = Requirement(line)
         assert requirement.specifier.contains(pins[requirement.name]), line
+
+
+def test_what_is_imported_is_declared_and_nothing_else(root: Path, project: dict[str, Any]) -> None:
+    distributions = packages_distributions()
+    imported = {
+        canonicalize_name(distributions[name][0])
+        for package in ("selector", "strategies")
+        for file in (root / package).rglob("*.py")
+        for name in imported_packages(file)
+    }
+    declared = {Requirement(line).name for line in project["project"]["dependencies"]}
+    assert imported == {canonicalize_name(name) for name in declared}
+
+
+def imported_packages(file: Path) -> set[str]:
+    """Top-level names of the third-party modules that a file imports anywhere."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            names |= {alias.name.partition(".")[0] for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names.add(node.module.partition(".")[0])
+    return names - sys.stdlib_module_names - {"selector", "strategies"}

@@ -60,7 +60,9 @@ def test_replacing_leaves_exactly_the_new_files(tmp_path: Path, old: bool, new: 
     assert len(files) == 1 + new
 
 
-def test_the_old_model_keeps_its_data_until_it_is_replaced(tmp_path: Path, monkeypatch) -> None:
+def test_the_old_model_keeps_its_data_until_it_is_replaced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     target = plan_target(tmp_path / "model.onnx", "x")
     publish(stage(tmp_path / "a", 1, external=True), target)
     replace = Path.replace
@@ -93,7 +95,9 @@ def test_companions_that_are_already_there_stay(tmp_path: Path) -> None:
     assert (folder / "config.json").read_text() == '{"a": 1}'
 
 
-def test_by_default_the_file_is_named_after_the_model(tmp_path: Path, monkeypatch) -> None:
+def test_by_default_the_file_is_named_after_the_model(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.chdir(tmp_path)
     target = plan_target(None, "tiny-bert")
     assert (target.path, target.is_folder) == (tmp_path / "tiny-bert.onnx", False)

@@ -16,6 +16,7 @@ from rich.console import Console
 
 from selector import report
 from selector.chain import Attempt
+from selector.control_flow import Finding
 from selector.errors import (
     AllStrategiesFailedError,
     CaptureError,
@@ -23,6 +24,7 @@ from selector.errors import (
     StrategyError,
     VerificationError,
 )
+from selector.features import ModelFeatures
 from selector.module_tree import ModuleNode, build_tree, visible_rows
 from selector.verdict import CaseCheck, OutputCheck, VerificationReport
 from strategies.base import Candidate
@@ -110,7 +112,10 @@ HIERARCHY = Hierarchy(
     ),
     nodes=10,
     traced=9,
-    metadata={"autoexport.strategy": "htp"},
+    metadata={
+        "autoexport.strategy": "htp",
+        "autoexport.verification": '{"level": "full", "ok": true, "outputs": {"logits": 1}}',
+    },
 )
 
 
@@ -230,6 +235,30 @@ def test_wrong_file_says_what_is_wrong() -> None:
     assert "right up to level 'basic'" in shown
 
 
+def test_features_name_places_and_operators() -> None:
+    finding = Finding(
+        kind="branch", file="/lib/modeling_x.py", line=74, end_line=74, function="X.forward",
+        source="  if mask.all():",
+    )  # fmt: skip
+    features = ModelFeatures(
+        model_type="x", architecture="XModel", family="encoder", depth=2, width=32, modules=9,
+        parameters=1_234_567, parameter_bytes=4_938_268, value_dependent=True,
+        findings=(finding,), operators={"aten.add": 2, "aten.mm": 5},
+        unknown_to={"fx": ("aten.nonzero",), "htp": ()}, notes=("one note",),
+    )  # fmt: skip
+    shown = text_of(report.render_features(features))
+    assert "1,234,567 (4.9 MB)" in shown
+    assert "aten.mm 5, aten.add 2" in shown
+    assert "aten.nonzero" in shown
+    assert "unknown to htp" not in shown
+    assert "note: one note" in shown
+    assert shown.splitlines()[-1].rstrip().split(maxsplit=2) == [
+        "modeling_x.py:74",
+        "branch",
+        "if mask.all():",
+    ]
+
+
 def test_facts_leave_out_what_is_empty() -> None:
     facts = {"family": "text", "count": 3, "ratio": 0.123456, "none": None, "nothing": [],
              "flag": False, "sizes": {"a": 1}, "many": list(range(20))}  # fmt: skip
@@ -248,6 +277,11 @@ def test_facts_leave_out_what_is_empty() -> None:
 )
 def test_sizes(count: int | None, text: str) -> None:
     assert report.size_text(count) == text
+
+
+def test_timings_add_up() -> None:
+    timings = {"load": 1.0, "export": 2.5, "export.capture": 1.5, "export.save": 0.5}
+    assert report.timings_text(timings) == "3.5 s: load 1.0, export 2.5 (capture 1.5, save 0.5)"
 
 
 def test_external_data_counts_and_a_neighbour_s_does_not(tmp_path: Path) -> None:
@@ -290,5 +324,6 @@ def test_tree_view_names_modules_and_counts() -> None:
         "10 nodes in 4 modules, 90.0% attributed by the capture",
     ]
     assert any(line.split() == ["strategy", "htp"] for line in lines)
+    assert any(line.split() == ["verification", "level", "full,", "ok", "yes"] for line in lines)
     assert any(line.split() == ["(model)", "Root", "1", "10", "2.0", "MB"] for line in lines)
     assert any(line.split() == ["…", "3", "more"] for line in lines)

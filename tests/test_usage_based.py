@@ -3,21 +3,24 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
 import torch
 import torch.jit._trace
 from torch import Tensor, nn
+from torch.onnx._internal.torchscript_exporter import utils as exporter_utils
 
 from scripts.plain_modules import Branch
 from scripts.zoo import tiny_model
 from strategies import torchscript_scopes
-from strategies.base import Candidate
+from strategies.base import Candidate, ExportRequest
 from strategies.errors import CaptureError, LoweringError, StrategyUnavailableError
 from strategies.usage_based import UsageBasedStrategy
 from tests.exporting import largest_error, request_for
 
+BertFile = tuple[Path, nn.Module]
 DYNAMIC = Candidate(strategy="usage_based")
 BERT_AXES = {0: "batch_size", 1: "sequence_length"}
 
@@ -29,7 +32,7 @@ def bert_inputs(batch: int, length: int) -> dict[str, Tensor]:
 
 
 @pytest.fixture(scope="module")
-def bert_file(tmp_path_factory) -> tuple[Path, nn.Module]:
+def bert_file(tmp_path_factory: pytest.TempPathFactory) -> BertFile:
     model = tiny_model("bert")
     inputs = bert_inputs(2, 7)
     request = request_for(
@@ -45,17 +48,19 @@ def bert_file(tmp_path_factory) -> tuple[Path, nn.Module]:
 
 
 @pytest.mark.parametrize(("batch", "length"), [(2, 7), (3, 11), (5, 4)])
-def test_numbers_at_other_sizes(bert_file, batch: int, length: int) -> None:
-    assert largest_error(*bert_file, bert_inputs(batch, length)) < 1e-5
+def test_numbers_at_other_sizes(bert_file: BertFile, batch: int, length: int) -> None:
+    path, model = bert_file
+    assert largest_error(path, model, bert_inputs(batch, length)) < 1e-5
 
 
-def test_shapes_and_metadata_of_the_file(bert_file) -> None:
+def test_shapes_and_metadata_of_the_file(bert_file: BertFile) -> None:
     model = onnx.load(bert_file[0])
     shapes = {
         value.name: [dim.dim_param or dim.dim_value for dim in value.type.tensor_type.shape.dim]
         for value in [*model.graph.input, *model.graph.output]
     }
-    hidden = bert_file[1].config.hidden_size
+    bert: Any = bert_file[1]
+    hidden = bert.config.hidden_size
     assert shapes == {
         "input_ids": ["batch_size", "sequence_length"],
         "attention_mask": ["batch_size", "sequence_length"],
@@ -66,7 +71,9 @@ def test_shapes_and_metadata_of_the_file(bert_file) -> None:
     assert model.opset_import[0].version == 18
 
 
-def branch_request(tmp_path: Path, *, scripted: bool):
+def branch_request(
+    tmp_path: Path, *, scripted: bool
+) -> tuple[nn.Module, dict[str, Tensor], ExportRequest]:
     model = Branch().eval().requires_grad_(False)
     example = {next(iter(Branch.forward.__annotations__)): torch.ones(2, 6)}
     candidate = Candidate(strategy="usage_based", dynamic=False, scripted=scripted)
@@ -92,7 +99,8 @@ def test_a_traced_branch_is_frozen_which_is_why_files_are_verified(tmp_path: Pat
 
 class Unlowerable(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        return torch.linalg.eigvalsh(x)
+        values: Tensor = torch.linalg.eigvalsh(x)
+        return values
 
 
 def test_an_operator_without_a_symbolic_is_named(tmp_path: Path) -> None:
@@ -117,7 +125,9 @@ def test_what_cannot_be_scripted_is_a_capture_error(tmp_path: Path) -> None:
 
 def test_external_data_on_request(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Linear(64, 64)).eval().requires_grad_(False)
-    request = request_for(model, {"input": torch.randn(2, 64)}, DYNAMIC, tmp_path, external_data=True)
+    request = request_for(
+        model, {"input": torch.randn(2, 64)}, DYNAMIC, tmp_path, external_data=True
+    )
     UsageBasedStrategy()(request)
     assert {file.name for file in tmp_path.iterdir()} == {"model.onnx", "model.onnx.data"}
     assert largest_error(tmp_path / "model.onnx", model, {"input": torch.randn(2, 64)}) < 1e-5
@@ -143,7 +153,9 @@ class TakesNamesOfItsOwn(nn.Module):
 
 def test_names_do_not_collide(tmp_path: Path) -> None:
     model = TakesNamesOfItsOwn().requires_grad_(False)
-    path = UsageBasedStrategy()(request_for(model, {"x": torch.randn(2, 3)}, DYNAMIC, tmp_path)).path
+    path = UsageBasedStrategy()(
+        request_for(model, {"x": torch.randn(2, 3)}, DYNAMIC, tmp_path)
+    ).path
     onnx.checker.check_model(path)
     assert [value.name for value in onnx.load(path).graph.output] == ["output", "same", "constant"]
     assert largest_error(path, model, {"x": torch.randn(2, 3)}) < 1e-6
@@ -160,8 +172,8 @@ def test_torch_still_sets_its_scope_map_up_in_one_function() -> None:
 def test_torch_still_looks_a_module_up_once_per_call() -> None:
     looked_up = []
 
-    class Spy(dict):
-        def get(self, key, default=None):
+    class Spy(dict[Any, Any]):
+        def get(self, key: Any, default: Any = None) -> Any:
             looked_up.append(key)
             return default
 
@@ -169,13 +181,17 @@ def test_torch_still_looks_a_module_up_once_per_call() -> None:
     model = nn.Sequential(layer, layer)
     torch.jit._trace._trace_module_map = Spy()
     try:
-        torch.jit._get_trace_graph(model, (torch.ones(2),))
+        torch.jit._trace._get_trace_graph(  # type: ignore[no-untyped-call]  # torch has no types here
+            model, (torch.ones(2),)
+        )
     finally:
         torch.jit._trace._trace_module_map = None
     assert looked_up.count(layer) == 2
 
 
-def test_without_the_private_function_the_strategy_is_unavailable(monkeypatch) -> None:
-    monkeypatch.delattr(torchscript_scopes.exporter_utils, "_setup_trace_module_map")
+def test_without_the_private_function_the_strategy_is_unavailable(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.delattr(exporter_utils, "_setup_trace_module_map")
     with pytest.raises(StrategyUnavailableError, match="module scopes"):
         torchscript_scopes.require_supported_torch()

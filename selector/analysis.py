@@ -1,0 +1,168 @@
+"""Computes `ModelFeatures`: control flow, architecture family, operators and sizes."""
+
+from __future__ import annotations
+
+import itertools
+import os
+import sys
+from collections.abc import Iterable
+from dataclasses import asdict, replace
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from selector import architecture, lowerings, operators
+from selector.control_flow import (
+    FLOW_KINDS,
+    ControlFlow,
+    Finding,
+    analyze_control_flow,
+    classify_line,
+    source_line,
+    worst_first,
+)
+from selector.errors import AnalysisError
+from selector.features import ModelFeatures
+from strategies.base import first_line
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PretrainedConfig
+
+    from selector.inputs import ExampleInputs
+
+__all__ = ["ModelFeatures", "analyze_module", "features_from_config"]
+
+FINDINGS_KEPT = 10
+
+
+def analyze_module(
+    module: nn.Module, config: PretrainedConfig | None, inputs: ExampleInputs
+) -> ModelFeatures:
+    """Reads the forwards' source and runs the forward once, without weights where that works.
+
+    The module is left as it was.
+
+    Args:
+        module: In eval mode.
+        config: Its config, or None for a plain module.
+        inputs: Of which the example case is used.
+
+    Raises:
+        AnalysisError: The forward fails on the example inputs, or this torch keeps its
+            operator registries elsewhere.
+    """
+    flow = analyze_control_flow(module, inputs.names)
+    recording = operators.record_forward(module, {**inputs.make(seed=0), **inputs.constants})
+    findings, dependent = _judge(flow, recording)
+    return ModelFeatures(
+        model_type=getattr(config, "model_type", None),
+        architecture=type(module).__name__,
+        config_digest=architecture.config_digest(config),
+        **asdict(architecture.describe(module, config, inputs.names)),
+        value_dependent=dependent,
+        control_flow=flow.counts,
+        findings=_portable(findings),
+        operators=recording.operators,
+        unknown_to=lowerings.unknown_operators(recording),
+        notes=_notes(flow, recording.note),
+    )
+
+
+def features_from_config(config: PretrainedConfig) -> ModelFeatures:
+    """What can be had from a config alone: the model is built without weights and not run.
+
+    Without a run there are no operators, and any branch on values counts, even one that the
+    usual inputs never reach.
+
+    Raises:
+        AnalysisError: No model can be built from it.
+    """
+    from transformers import AutoModel  # noqa: PLC0415 - seconds, and a module needs none of it
+
+    try:
+        with torch.device("meta"):
+            build: Any = AutoModel.from_config
+            module: nn.Module = build(config).eval()
+    except Exception as error:
+        msg = f"no model can be built from a {type(config).__name__}: {first_line(error)}"
+        raise AnalysisError(msg) from error
+    flow = analyze_control_flow(module)
+    return ModelFeatures(
+        model_type=config.model_type,
+        architecture=type(module).__name__,
+        config_digest=architecture.config_digest(config),
+        **asdict(architecture.describe(module, config)),
+        value_dependent=any(item.kind in FLOW_KINDS for item in flow.findings),
+        control_flow=flow.counts,
+        findings=_portable(flow.findings),
+        notes=_notes(flow, "from the config alone, so the operators are not known"),
+    )
+
+
+def _judge(flow: ControlFlow, recording: operators.Recording) -> tuple[tuple[Finding, ...], bool]:
+    """The findings to show, and whether a branch or loop on values was really taken.
+
+    The source alone names branches that these inputs never reach; the run alone does not
+    know what a value that was read is used for. Where the run could not be finished, what
+    the source says counts.
+    """
+    if recording.complete and not recording.reads:
+        shown = [item for item in flow.findings if item.kind not in FLOW_KINDS]
+        return tuple(shown), False
+    taken = [item for item in flow.findings if item.kind in FLOW_KINDS]
+    if recording.complete:
+        taken = [item for item in taken if item.scalar or _was_read(item, recording.reads)]
+    taken += _found_by_run(recording.reads, taken)
+    others = [item for item in flow.findings if item.kind not in FLOW_KINDS]
+    return tuple(worst_first([*taken, *others])), bool(taken)
+
+
+def _was_read(finding: Finding, reads: Iterable[tuple[operators.Place, ...]]) -> bool:
+    return any(
+        file == finding.file and finding.line <= line <= finding.end_line
+        for places in reads
+        for file, line in places
+    )
+
+
+def _found_by_run(
+    reads: Iterable[tuple[operators.Place, ...]], known: Iterable[Finding]
+) -> list[Finding]:
+    """Branches and loops that the run came through and the source did not show."""
+    seen = {(item.file, line) for item in known for line in range(item.line, item.end_line + 1)}
+    found: dict[operators.Place, Finding] = {}
+    for places in reads:
+        if any(place in seen for place in places):
+            continue
+        for file, line in places:
+            kind = classify_line(file, line)
+            if kind in FLOW_KINDS:
+                found[file, line] = Finding(
+                    kind=kind,
+                    file=file,
+                    line=line,
+                    end_line=line,
+                    function="",
+                    source=source_line(file, line),
+                )
+    return list(found.values())
+
+
+def _portable(findings: Iterable[Finding]) -> tuple[Finding, ...]:
+    """The first findings, their files named from the folder that Python found them in."""
+    roots = sorted((f"{root}{os.sep}" for root in sys.path if root), key=len, reverse=True)
+
+    def inside(file: str) -> str:
+        found = next((root for root in roots if file.startswith(root)), None)
+        return file.removeprefix(found) if found else os.path.basename(file)  # noqa: PTH119 - a text, not a path in use
+
+    shown = itertools.islice(findings, FINDINGS_KEPT)
+    return tuple(replace(item, file=inside(item.file)) for item in shown)
+
+
+def _notes(flow: ControlFlow, note: str | None) -> tuple[str, ...]:
+    notes = [note] if note else []
+    if flow.unread:
+        notes.append(f"no source could be read for {', '.join(flow.unread)}")
+    return tuple(notes)

@@ -1,0 +1,290 @@
+"""The fitted ranker: what it predicts, and how it is stored and loaded."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from selector.errors import RankerError
+from selector.features import FAMILIES, MODALITIES, ModelFeatures
+from strategies.base import Candidate
+from strategies.registry import BUILTIN
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+SCHEMA_VERSION = 1
+FILE_NAME = "ranker.joblib"
+RETRAIN = "run `autoexport retrain BASELINE.json`"
+# What each strategy lowers with, and whether it follows the one way that the example took.
+LOWERINGS = {"usage_based": "torchscript", "htp": "torchlib", "fx": "torchlib"}
+FREEZING = frozenset({"usage_based", "htp"})
+COUNTS = (
+    "branch",
+    "loop",
+    "read",
+    "nonzero",
+    "mask",
+    "shape_branch",
+    "shape_loop",
+    "config_branch",
+)
+# How many measurements of a candidate weigh as much as what its rate alone says.
+PRIOR_WEIGHT = 4.0
+FASTEST, SLOWEST = 0.02, 3600.0
+LEAST_PROBABILITY, GREATEST_PROBABILITY = 0.01, 0.99
+
+
+def vector(features: ModelFeatures, candidate: Candidate) -> dict[str, float]:
+    """The numbers that the estimators see for one candidate on one model."""
+    frozen = candidate.strategy in FREEZING and not candidate.scripted
+    unknown = features.unknown_to.get(LOWERINGS.get(candidate.strategy, ""), ())
+    numbers: dict[str, float] = {
+        "log_parameters": math.log10(1 + features.parameters),
+        "log_modules": math.log10(1 + features.modules),
+        "log_operators": math.log10(1 + sum(features.operators.values())),
+        "distinct_operators": len(features.operators),
+        "log_width": math.log10(1 + features.width),
+        "depth": features.depth,
+        "value_dependent": features.value_dependent,
+        "would_freeze": features.value_dependent and frozen,
+        "unknown_operators": len(unknown),
+        "dynamic": candidate.dynamic,
+        "scripted": candidate.scripted,
+    }
+    numbers |= {f"count_{name}": features.control_flow.get(name, 0) for name in COUNTS}
+    numbers |= {f"family_{name}": features.family == name for name in FAMILIES}
+    numbers |= {f"modality_{name}": name in features.modalities for name in MODALITIES}
+    for name in BUILTIN:
+        mine = candidate.strategy == name
+        numbers[f"strategy_{name}"] = mine
+        numbers[f"strategy_{name}_dynamic"] = mine and candidate.dynamic
+    return {name: float(value) for name, value in numbers.items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Tally:
+    """How often something was tried, and how often it was right."""
+
+    right: int = 0
+    tried: int = 0
+
+    def rate(self, expected: float, weight: float = 1.0) -> float:
+        """The success rate, pulled towards an expected one that counts as `weight` tries."""
+        return (self.right + weight * expected) / (self.tried + weight)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FittedRanker:
+    """Predicts, for a model and a candidate, success, seconds and qualities of the file.
+
+    Where data are too few for an estimator, it is None and rates and medians serve.
+
+    Attributes:
+        classifier: Calibrated probability of success from `vector`.
+        clock: Logarithm of an attempt's seconds from `vector` and the outcome.
+        latency: Logarithm of the file's seconds per run from `vector`.
+        tallies: By candidate, by strategy, and by family and candidate.
+        medians: By what is measured, then by candidate, by strategy, and over all (``).
+    """
+
+    classifier: Any = None
+    clock: Any = None
+    latency: Any = None
+    tallies: Mapping[str, Tally] = field(default_factory=dict)
+    medians: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+
+    def probabilities(
+        self, features: ModelFeatures, candidates: Sequence[Candidate]
+    ) -> list[float]:
+        """The probability that each candidate gives a verified file.
+
+        The classifier's word counts the more, the more often the candidate was measured.
+        """
+        rates = [self._rate(candidate) for candidate in candidates]
+        if self.classifier is None or not candidates:
+            return rates
+        learned = self.classifier.predict_proba(matrix(features, candidates))[:, 1]
+        blended: list[float] = []
+        for candidate, rate, probability in zip(candidates, rates, learned, strict=True):
+            measured = self.tallies.get(str(candidate), Tally()).tried
+            value = (measured * probability + PRIOR_WEIGHT * rate) / (measured + PRIOR_WEIGHT)
+            blended.append(min(max(float(value), LEAST_PROBABILITY), GREATEST_PROBABILITY))
+        return blended
+
+    def seconds(
+        self, features: ModelFeatures, candidates: Sequence[Candidate], *, success: bool
+    ) -> list[float]:
+        """Expected wall seconds of an attempt that ends so, verification included."""
+        if self.clock is None or not candidates:
+            return [self._usual_seconds(candidate, success=success) for candidate in candidates]
+        logarithms = self.clock.predict(timed_matrix(features, candidates, success=success))
+        return [min(max(math.exp(item), FASTEST), SLOWEST) for item in logarithms.tolist()]
+
+    def quality(
+        self, objective: str, features: ModelFeatures, candidates: Sequence[Candidate]
+    ) -> list[float] | None:
+        """What the objective minimises, or None where the baseline did not measure it.
+
+        That is seconds per run for `latency`, bytes for `size`, and the share of nodes whose
+        module was not traced for `coverage`.
+        """
+        usual = self.medians.get(objective, {})
+        if not usual:
+            return None
+        if objective == "latency" and self.latency is not None:
+            return [math.exp(item) for item in self.latency.predict(matrix(features, candidates))]
+        # The size of a file is measured in that of the parameters.
+        scale = float(max(features.parameter_bytes, 1)) if objective == "size" else 1.0
+        return [scale * self._median(usual, candidate) for candidate in candidates]
+
+    def similar(self, features: ModelFeatures, candidate: Candidate) -> Tally:
+        """How the candidate did on models of the same family."""
+        return self.tallies.get(f"{features.family}/{candidate}", Tally())
+
+    def overall(self, candidate: Candidate) -> Tally:
+        """How the candidate did on all models."""
+        return self.tallies.get(str(candidate), Tally())
+
+    def _rate(self, candidate: Candidate) -> float:
+        strategy = self.tallies.get(candidate.strategy, Tally()).rate(0.5)
+        return self.tallies.get(str(candidate), Tally()).rate(strategy)
+
+    def _usual_seconds(self, candidate: Candidate, *, success: bool) -> float:
+        right = self.medians.get("success_seconds", {})
+        # Of one that never succeeded it is not known how long that takes: like the slowest.
+        value = self._own_median(right, candidate) or max(right.values(), default=1.0)
+        if not success:
+            failed = self.medians.get("failure_seconds", {})
+            value = self._own_median(failed, candidate) or value
+        return max(value, FASTEST)
+
+    def _median(self, medians: Mapping[str, float], candidate: Candidate) -> float:
+        return self._own_median(medians, candidate) or medians[""]
+
+    @staticmethod
+    def _own_median(medians: Mapping[str, float], candidate: Candidate) -> float | None:
+        return medians.get(str(candidate), medians.get(candidate.strategy))
+
+
+def matrix(features: ModelFeatures, candidates: Sequence[Candidate]) -> NDArray[Any]:
+    """One row of `vector` per candidate, (candidates, features)."""
+    import numpy as np  # noqa: PLC0415 - the static order needs none of it
+
+    rows = [list(vector(features, candidate).values()) for candidate in candidates]
+    return np.asarray(rows, dtype=float)
+
+
+def timed_matrix(
+    features: ModelFeatures, candidates: Sequence[Candidate], *, success: bool
+) -> NDArray[Any]:
+    """The rows of `matrix` with the outcome, also by strategy, (candidates, features)."""
+    import numpy as np  # noqa: PLC0415 - as above
+
+    outcome = [
+        [float(success), *(float(success and item.strategy == name) for name in BUILTIN)]
+        for item in candidates
+    ]
+    return np.hstack([matrix(features, candidates), np.asarray(outcome, dtype=float)])
+
+
+def feature_names() -> tuple[str, ...]:
+    """The names of `vector`'s numbers, in order."""
+    nothing = ModelFeatures(model_type=None, architecture="", family="plain")
+    return tuple(vector(nothing, Candidate(strategy="")))
+
+
+# Storing and loading
+
+
+def card_path(path: Path) -> Path:
+    """Where the card of an artefact lies: beside it."""
+    return path.with_suffix(".json")
+
+
+def dump_ranker(ranker: FittedRanker) -> bytes:
+    """The artefact's bytes; it holds scikit-learn's estimators and plain data only."""
+    import joblib  # noqa: PLC0415 - loads numpy
+
+    content = {
+        "classifier": ranker.classifier,
+        "clock": ranker.clock,
+        "latency": ranker.latency,
+        "tallies": {name: (tally.right, tally.tried) for name, tally in ranker.tallies.items()},
+        "medians": {name: dict(values) for name, values in ranker.medians.items()},
+    }
+    buffer = io.BytesIO()
+    joblib.dump(content, buffer, compress=3)
+    return buffer.getvalue()
+
+
+def default_ranker_path() -> Path:
+    """Where the shipped ranker lies: inside the installed package, or beside it in a checkout."""
+    package = Path(__file__).parent
+    installed = package / "training_data" / FILE_NAME
+    return installed if installed.exists() else package.parent / "training_data" / FILE_NAME
+
+
+def load_ranker(path: Path | None = None) -> FittedRanker:
+    """Loads a ranker, by default the shipped one, once its card vouches for it.
+
+    Unpickling runs code, so nothing is unpickled before the file's SHA-256 was compared with
+    the card's; and estimators of another scikit-learn may not work.
+
+    Raises:
+        RankerError: It is missing, changed, or made for other versions.
+    """
+    path = default_ranker_path() if path is None else Path(path)
+    card = _read_card(path)
+    made_with, installed = str(card.get("scikit_learn")), version("scikit-learn")
+    if _minor(made_with) != _minor(installed):
+        msg = f"{path} was made with scikit-learn {made_with}, and {installed} is installed"
+        raise RankerError(f"{msg}; {RETRAIN}")
+    if card.get("feature_names") != list(feature_names()):
+        raise RankerError(f"{path} was fitted on other features; {RETRAIN}")
+    content = _read(path)
+    if hashlib.sha256(content).hexdigest() != card.get("sha256"):
+        msg = f"{path} is not the file that {card_path(path).name} describes (SHA-256 differs)"
+        raise RankerError(f"{msg}; {RETRAIN}")
+    return _unpickle(content, path)
+
+
+def _unpickle(content: bytes, path: Path) -> FittedRanker:
+    import joblib  # noqa: PLC0415 - loads numpy
+
+    try:
+        fields = joblib.load(io.BytesIO(content))
+        tallies = {name: Tally(*numbers) for name, numbers in fields["tallies"].items()}
+        return FittedRanker(**{**fields, "tallies": tallies})
+    except Exception as error:
+        raise RankerError(f"{path} cannot be loaded: {error}; {RETRAIN}") from error
+
+
+def _read_card(path: Path) -> dict[str, Any]:
+    card_file = card_path(path)
+    try:
+        card = json.loads(_read(card_file))
+    except ValueError as error:
+        raise RankerError(f"the ranker's card {card_file} is not JSON; {RETRAIN}") from error
+    if not isinstance(card, dict) or card.get("schema_version") != SCHEMA_VERSION:
+        raise RankerError(f"{card_file} is not a ranker's card of this version; {RETRAIN}")
+    return card
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        msg = f"the ranker's file {path} cannot be read ({error.strerror})"
+        raise RankerError(f"{msg}; {RETRAIN}") from error
+
+
+def _minor(number: str) -> tuple[str, ...]:
+    return tuple(number.split(".")[:2])

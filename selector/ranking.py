@@ -1,0 +1,245 @@
+"""Features to ordered candidates: by the trained ranker, or in the static order without one."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from selector.errors import InvalidRequestError, RankerError
+from selector.ranker import FREEZING, LOWERINGS, FittedRanker, load_ranker
+from strategies.base import Candidate
+from strategies.registry import unknown_name_message
+
+if TYPE_CHECKING:
+    from selector.features import ModelFeatures
+
+# What each objective minimises, for the sentence that says that it could not.
+OBJECTIVES = {
+    "time": "the seconds to a verified file",
+    "attempts": "the number of attempts",
+    "latency": "the file's latency in ONNX Runtime",
+    "size": "the file's size",
+    "coverage": "the share of nodes whose module is not traced",
+}
+QUALITIES = frozenset({"latency", "size", "coverage"})
+LOWERING_NAMES = {"torchscript": "TorchScript has no symbolic", "torchlib": "torchlib has nothing"}
+HARDLY = 0.1
+FEWEST_SIMILAR = 3
+OPERATORS_SHOWN = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RankedCandidate:
+    """A candidate in its place.
+
+    Attributes:
+        candidate: What would be tried.
+        success_probability: Of a verified file, calibrated; None in the static order.
+        expected_seconds: Of one attempt, however it ends; None in the static order.
+        score: What the order ascends by, among candidates that are equally dynamic: for
+            `time` the expected seconds over the probability, for `attempts` the probability
+            of failure, else what the objective measures; None in the static order.
+        reasons: Why it stands here, short sentences.
+    """
+
+    candidate: Candidate
+    success_probability: float | None = None
+    expected_seconds: float | None = None
+    score: float | None = None
+    reasons: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranking:
+    """Candidates, the first to try first.
+
+    Attributes:
+        order: All that were asked about.
+        trained: Whether the order was learned; else it is the static one.
+        note: Why it is not learned, or not by the objective that was asked for.
+    """
+
+    order: tuple[RankedCandidate, ...]
+    trained: bool
+    note: str | None = None
+
+
+def rank_candidates(
+    features: ModelFeatures | None,
+    candidates: Sequence[Candidate],
+    *,
+    objective: str = "time",
+    ranker: str | os.PathLike[str] | FittedRanker | None = None,
+) -> Ranking:
+    """Orders candidates by what they are expected to cost.
+
+    A file with dynamic axes is worth more than a static one, so static candidates come
+    after all dynamic ones. Where no trained ranker can be used, the order is the given
+    one, in which `registry.portfolio` puts scripted candidates before traced ones.
+
+    Args:
+        features: Of the model; None where they could not be computed.
+        candidates: In static order.
+        objective: One of `OBJECTIVES`.
+        ranker: Path of an artefact, or a ranker itself; None for the shipped one.
+
+    Raises:
+        InvalidRequestError: There is no such objective.
+    """
+    if objective not in OBJECTIVES:
+        msg = unknown_name_message("objective", objective, tuple(OBJECTIVES))
+        raise InvalidRequestError(msg)
+    if features is None:
+        return static_ranking(None, candidates, "the model's features are not known", objective)
+    try:
+        fitted = _fitted(ranker)
+        entries = _predict(fitted, features, candidates)
+    except RankerError as error:
+        return static_ranking(features, candidates, str(error), objective)
+    return _ordered(fitted, features, entries, objective)
+
+
+def static_ranking(
+    features: ModelFeatures | None,
+    candidates: Sequence[Candidate],
+    why: str,
+    objective: str = "time",
+) -> Ranking:
+    """The given order with scripted candidates, where a branch must be kept, before traced ones."""
+    keeps = features is not None and features.value_dependent
+    places = {name: index for index, name in enumerate(dict.fromkeys(map(_place, candidates)))}
+    ordered = sorted(
+        candidates,
+        key=lambda item: (not item.dynamic, places[_place(item)], keeps and not item.scripted),
+    )
+    entries = tuple(
+        RankedCandidate(candidate=item, reasons=("static order", *_facts(features, item)))
+        for item in ordered
+    )
+    if objective != "time":
+        why = f"{why}; so nothing is known of {OBJECTIVES[objective]}"
+    return Ranking(order=entries, trained=False, note=why)
+
+
+def _place(candidate: Candidate) -> tuple[str, bool]:
+    return candidate.strategy, candidate.dynamic
+
+
+def _fitted(ranker: str | os.PathLike[str] | FittedRanker | None) -> FittedRanker:
+    if isinstance(ranker, FittedRanker):
+        return ranker
+    return load_ranker(None if ranker is None else Path(ranker))
+
+
+def _predict(
+    fitted: FittedRanker, features: ModelFeatures, candidates: Sequence[Candidate]
+) -> list[RankedCandidate]:
+    """Probability and expected seconds of each, and what speaks for and against it."""
+    try:
+        chances = fitted.probabilities(features, candidates)
+        right = fitted.seconds(features, candidates, success=True)
+        wrong = fitted.seconds(features, candidates, success=False)
+    except (ValueError, AttributeError, TypeError) as error:
+        # scikit-learn's way of saying that estimators were made by another version.
+        raise RankerError(f"the trained ranker does not work here: {error}") from error
+    entries: list[RankedCandidate] = []
+    for candidate, chance, success, failure in zip(candidates, chances, right, wrong, strict=True):
+        seconds = chance * success + (1 - chance) * failure
+        learned = _learned(fitted, features, candidate, seconds)
+        entries.append(
+            RankedCandidate(
+                candidate=candidate,
+                success_probability=chance,
+                expected_seconds=seconds,
+                score=seconds / chance,
+                reasons=(learned, *_facts(features, candidate)),
+            )
+        )
+    return entries
+
+
+def _ordered(
+    fitted: FittedRanker, features: ModelFeatures, entries: list[RankedCandidate], objective: str
+) -> Ranking:
+    note = None
+    measured: list[float] | None = None
+    if objective in QUALITIES:
+        measured = fitted.quality(objective, features, [item.candidate for item in entries])
+        if measured is None:
+            note = f"the baseline did not measure {OBJECTIVES[objective]}; ordered by time instead"
+    costs = {item.candidate: item.score or 0.0 for item in entries}
+    scores = costs
+    if objective == "attempts":
+        scores = {item.candidate: 1 - (item.success_probability or 0.0) for item in entries}
+    elif measured is not None:
+        scores = dict(zip(costs, measured, strict=True))
+
+    def key(entry: RankedCandidate) -> tuple[bool, bool, float, float]:
+        # Among files that are about as good, and only among candidates that may succeed at all,
+        # the cheaper one comes first.
+        hopeless = measured is not None and (entry.success_probability or 0.0) < HARDLY
+        score = scores[entry.candidate]
+        rounded = score if measured is None else float(f"{score:.1e}")
+        return not entry.candidate.dynamic, hopeless, rounded, costs[entry.candidate]
+
+    order = [
+        RankedCandidate(
+            candidate=item.candidate,
+            success_probability=item.success_probability,
+            expected_seconds=item.expected_seconds,
+            score=scores[item.candidate],
+            reasons=item.reasons,
+        )
+        for item in sorted(entries, key=key)
+    ]
+    return Ranking(order=tuple(order), trained=True, note=note)
+
+
+# Reasons
+
+
+def _learned(
+    fitted: FittedRanker, features: ModelFeatures, candidate: Candidate, seconds: float
+) -> str:
+    """What was measured of a candidate, on similar models where there are enough of them."""
+    tally, where = fitted.similar(features, candidate), f"similar models ({features.family})"
+    if tally.tried < FEWEST_SIMILAR:
+        tally, where = fitted.overall(candidate), "models"
+    if not tally.tried:
+        return f"learned: never measured as such, about {seconds:.1f} s by what is"
+    return f"learned: right on {tally.right} of {tally.tried} {where}, about {seconds:.1f} s"
+
+
+def _facts(features: ModelFeatures | None, candidate: Candidate) -> tuple[str, ...]:
+    """What the analysis says of a candidate."""
+    if features is None:
+        return ()
+    facts = [_control_flow_fact(features, candidate), _operator_fact(features, candidate)]
+    return tuple(fact for fact in facts if fact)
+
+
+def _control_flow_fact(features: ModelFeatures, candidate: Candidate) -> str | None:
+    if not features.value_dependent:
+        return None
+    found = next((item for item in features.findings if item.kind in {"branch", "loop"}), None)
+    verb = "loops" if found and found.kind == "loop" else "branches"
+    place = f" ({found.place})" if found else ""
+    what = f"forward {verb} on a tensor's value{place}"
+    if candidate.scripted:
+        return f"{what}, which scripting keeps in the file"
+    if candidate.strategy in FREEZING:
+        return f"{what}, which tracing would freeze"
+    return f"{what}, which torch.export refuses" if candidate.strategy == "fx" else what
+
+
+def _operator_fact(features: ModelFeatures, candidate: Candidate) -> str | None:
+    lowering = LOWERINGS.get(candidate.strategy, "")
+    unknown = features.unknown_to.get(lowering, ())
+    if not unknown:
+        return None
+    shown = ", ".join(unknown[:OPERATORS_SHOWN])
+    more = f" and {len(unknown) - OPERATORS_SHOWN} more" if len(unknown) > OPERATORS_SHOWN else ""
+    return f"{LOWERING_NAMES[lowering]} for {shown}{more}"

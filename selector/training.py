@@ -1,0 +1,300 @@
+"""Baselines to data set to fitted ranker to its score card."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import statistics
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from selector import baseline
+from selector.errors import RankerError
+from selector.features import ModelFeatures
+from selector.ranker import (
+    SCHEMA_VERSION,
+    FittedRanker,
+    Tally,
+    card_path,
+    default_ranker_path,
+    dump_ranker,
+    feature_names,
+    matrix,
+    timed_matrix,
+)
+from selector.scoring import Scores, score_ranker
+from strategies.base import Candidate
+
+# With fewer rows an estimator says less than rates and medians do.
+FEWEST_ROWS = 24
+FOLDS = 5
+SEED = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Row:
+    """One candidate on one model, as the fit sees it.
+
+    Attributes:
+        model: What identifies the model: its name, config and seed.
+        features: Of the model.
+        candidate: What was tried.
+        success: Whether a verified file came out.
+        seconds: Wall seconds of the attempt, verification included, or None.
+        qualities: What was measured of the file: `latency` in seconds, `size` in bytes per
+            byte of parameters, `coverage` as the share of nodes that is not traced.
+    """
+
+    model: str
+    features: ModelFeatures
+    candidate: Candidate
+    success: bool
+    seconds: float | None
+    qualities: Mapping[str, float]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScoreCard:
+    """What a ranker was fitted on and how good it is; stored beside the artefact.
+
+    Attributes:
+        path: The artefact.
+        records: Rows used.
+        models: Different models among them.
+        candidates: Different candidates among them.
+        success_rate: Share of rows that are successes.
+        scores: From folds that keep each architecture family together.
+        training: Name and SHA-256 of every baseline.
+        notes: Records and models that were left out, and why.
+        created: Date and time, UTC.
+    """
+
+    path: Path
+    records: int
+    models: int
+    candidates: int
+    success_rate: float
+    scores: Scores
+    training: tuple[Mapping[str, str], ...]
+    notes: tuple[str, ...]
+    created: str
+
+
+def retrain(
+    baselines: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str] | None = None
+) -> ScoreCard:
+    """Fits the ranker anew and stores it, with its card beside it.
+
+    Args:
+        baselines: Files in this format or in the seed's.
+        output: Where the artefact goes, a `.joblib` file; by default the ranker that exports
+            use where none is named is replaced.
+
+    Raises:
+        InvalidRequestError: A baseline cannot be read, or the output cannot be written.
+        RankerError: No record can be used.
+    """
+    paths = [Path(path) for path in baselines]
+    merged = baseline.merge([baseline.read(path) for path in paths])
+    rows, left_out = rows_of(merged.records)
+    if not rows:
+        reasons = "; ".join([*merged.notes, *left_out]) or "there are no records"
+        raise RankerError(f"nothing to fit the ranker on: {reasons}")
+    ranker = fit(rows)
+    target = default_ranker_path() if output is None else Path(output)
+    card = ScoreCard(
+        path=target,
+        records=len(rows),
+        models=len({row.model for row in rows}),
+        candidates=len({row.candidate for row in rows}),
+        success_rate=sum(row.success for row in rows) / len(rows),
+        scores=score_ranker(rows, fit),
+        training=tuple(
+            {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
+            for path in paths
+        ),
+        notes=(*merged.notes, *left_out),
+        created=datetime.now(UTC).isoformat(timespec="seconds"),
+    )
+    _store(ranker, card)
+    return card
+
+
+def rows_of(records: Iterable[baseline.Record]) -> tuple[list[Row], tuple[str, ...]]:
+    """The usable records as rows in a fixed order, and what was left out."""
+    rows: list[Row] = []
+    unknown: set[str] = set()
+    for record in records:
+        features = record.model_features()
+        if features is None:
+            unknown.add(record.model)
+        else:
+            rows.append(_row(record, features))
+    rows.sort(key=lambda row: (row.model, str(row.candidate)))
+    notes = [f"{len(unknown)} models without features are left out"] if unknown else []
+    return rows, tuple(notes)
+
+
+def _row(record: baseline.Record, features: ModelFeatures) -> Row:
+    times = [item for item in (record.export_seconds, record.verify_seconds) if item is not None]
+    qualities = {
+        "latency": record.ort_latency_seconds,
+        "size": (record.file_bytes or 0) / max(features.parameter_bytes, 1) or None,
+        "coverage": None if record.traced_share is None else 1 - record.traced_share,
+    }
+    return Row(
+        model=f"{record.model} {record.config_digest} {record.seed}",
+        features=features,
+        candidate=record.candidate.candidate(),
+        success=record.success,
+        seconds=sum(times) if times else None,
+        qualities={name: value for name, value in qualities.items() if value is not None}
+        if record.success
+        else {},
+    )
+
+
+def fit(rows: Sequence[Row]) -> FittedRanker:
+    """Fits probability, seconds and latency; the same rows give the same ranker."""
+    return FittedRanker(
+        classifier=_fit_classifier(rows),
+        clock=_fit_clock(rows),
+        latency=_fit_latency(rows),
+        tallies=_tallies(rows),
+        medians={
+            "success_seconds": _medians(
+                (row, row.seconds) for row in rows if row.success and row.seconds is not None
+            ),
+            "failure_seconds": _medians(
+                (row, row.seconds) for row in rows if not row.success and row.seconds is not None
+            ),
+            **{
+                name: _medians((row, row.qualities[name]) for row in rows if name in row.qualities)
+                for name in ("latency", "size", "coverage")
+            },
+        },
+    )
+
+
+def _fit_classifier(rows: Sequence[Row]) -> Any:
+    """A forest whose probabilities are calibrated on families that it did not see.
+
+    Its probabilities are mapped by Platt's sigmoid (Platt 1999), fitted on predictions for
+    the left-out folds: isotonic regression needs more data than a baseline has.
+    """
+    if len(rows) < FEWEST_ROWS or len({row.success for row in rows}) < 2:
+        return None
+    import numpy as np  # noqa: PLC0415 - scikit-learn takes seconds, and only fitting needs it
+    from sklearn.calibration import CalibratedClassifierCV  # noqa: PLC0415 - as above
+    from sklearn.ensemble import RandomForestClassifier  # noqa: PLC0415 - as above
+
+    values = np.vstack([matrix(row.features, [row.candidate]) for row in rows])
+    targets = np.asarray([row.success for row in rows], dtype=int)
+    forest = RandomForestClassifier(
+        n_estimators=100, min_samples_leaf=3, max_features=0.5, random_state=SEED
+    )
+    folds = _calibration_folds(rows, targets)
+    if folds is None:
+        return forest.fit(values, targets)
+    calibrated = CalibratedClassifierCV(forest, method="sigmoid", cv=folds, ensemble=False)
+    return calibrated.fit(values, targets)
+
+
+def _calibration_folds(rows: Sequence[Row], targets: Any) -> list[tuple[Any, Any]] | None:
+    """Folds by family, or by model with a single family; None where one lacks an outcome."""
+    from sklearn.model_selection import GroupKFold  # noqa: PLC0415 - as above
+
+    families = [row.features.family for row in rows]
+    groups = families if len(set(families)) > 1 else [row.model for row in rows]
+    count = min(FOLDS, len(set(groups)))
+    if count < 2:
+        return None
+    folds = list(GroupKFold(n_splits=count).split(targets, targets, groups))
+    complete = all(len(set(targets[train].tolist())) == 2 for train, _ in folds)
+    return folds if complete else None
+
+
+def _fit_clock(rows: Sequence[Row]) -> Any:
+    """Linear in the logarithms of sizes, so that it extrapolates to larger models."""
+    timed = [row for row in rows if row.seconds]
+    if len(timed) < FEWEST_ROWS:
+        return None
+    import numpy as np  # noqa: PLC0415 - as above
+
+    values = np.vstack(
+        [timed_matrix(row.features, [row.candidate], success=row.success) for row in timed]
+    )
+    return _linear().fit(values, np.log([row.seconds or 1.0 for row in timed]))
+
+
+def _fit_latency(rows: Sequence[Row]) -> Any:
+    measured = [row for row in rows if row.qualities.get("latency")]
+    if len(measured) < FEWEST_ROWS:
+        return None
+    import numpy as np  # noqa: PLC0415 - as above
+
+    values = np.vstack([matrix(row.features, [row.candidate]) for row in measured])
+    return _linear().fit(values, np.log([row.qualities["latency"] for row in measured]))
+
+
+def _linear() -> Any:
+    from sklearn.linear_model import Ridge  # noqa: PLC0415 - as above
+    from sklearn.pipeline import make_pipeline  # noqa: PLC0415 - as above
+    from sklearn.preprocessing import StandardScaler  # noqa: PLC0415 - as above
+
+    return make_pipeline(StandardScaler(), Ridge(alpha=3.0))
+
+
+def _tallies(rows: Sequence[Row]) -> dict[str, Tally]:
+    counted: defaultdict[str, Tally] = defaultdict(Tally)
+    for row in rows:
+        names = {
+            str(row.candidate),
+            row.candidate.strategy,
+            f"{row.features.family}/{row.candidate}",
+        }
+        for name in names:
+            tally = counted[name]
+            counted[name] = replace(tally, right=tally.right + row.success, tried=tally.tried + 1)
+    return dict(counted)
+
+
+def _medians(measured: Iterable[tuple[Row, float]]) -> dict[str, float]:
+    """By candidate, by strategy and over all; empty where nothing was measured."""
+    values: defaultdict[str, list[float]] = defaultdict(list)
+    for row, value in measured:
+        for name in (str(row.candidate), row.candidate.strategy, ""):
+            values[name].append(value)
+    return {name: statistics.median(items) for name, items in values.items()}
+
+
+def _store(ranker: FittedRanker, card: ScoreCard) -> None:
+    content = dump_ranker(ranker)
+    description = {
+        "schema_version": SCHEMA_VERSION,
+        "artefact": card.path.name,
+        "sha256": hashlib.sha256(content).hexdigest(),
+        "scikit_learn": version("scikit-learn"),
+        "feature_names": list(feature_names()),
+        **{name: value for name, value in asdict(card).items() if name != "path"},
+    }
+    text = json.dumps(_finite(description), indent=2, allow_nan=False) + "\n"
+    # The artefact goes first: between the two moves the old card does not vouch for it.
+    baseline.replace_file(card.path, content)
+    baseline.replace_file(card_path(card.path), text.encode())
+
+
+def _finite(value: Any) -> Any:
+    """JSON has no NaN: what could not be computed is null."""
+    if isinstance(value, Mapping):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,0 +1,213 @@
+"""Reading, validating, writing and merging baselines, the seed's formats included."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from selector import baseline, seed_format
+from selector.chain import Attempt
+from selector.errors import InvalidRequestError
+from selector.features import ModelFeatures
+from strategies.base import Candidate, ExportArtifact
+from strategies.errors import CaptureError
+
+FEATURES = ModelFeatures(model_type="bert", architecture="BertModel", family="encoder", depth=2)
+SEED_SUMMARY = {
+    "overall_success_rate": "66.7%",
+    "strategy_performance": {
+        "fx": {"success_rate": "0%", "avg_time": "N/A"},
+        "htp": {"success_rate": "100%", "avg_time": "22.34s"},
+        "usage_based": {"success_rate": "100%", "avg_time": "18.63s"},
+    },
+    "model_compatibility": {
+        "microsoft/resnet-50": ["htp", "usage_based"],
+        "facebook/sam-vit-base": ["htp", "usage_based"],
+    },
+}
+
+
+def record(**changes: Any) -> baseline.Record:
+    values = {"model": "m", "candidate": {"strategy": "htp"}, "success": True} | changes
+    return baseline.Record.model_validate(values)
+
+
+def written(path: Path, content: object) -> Path:
+    path.write_text(content if isinstance(content, str) else json.dumps(content), encoding="utf-8")
+    return path
+
+
+def test_what_is_written_is_read_back(tmp_path: Path) -> None:
+    records = [record(features=FEATURES.to_json(), export_seconds=1.5), record(success=False)]
+    whole = baseline.new_baseline(records)
+    path = tmp_path / "new folder" / "baseline.json"
+    baseline.write(whole, path)
+    assert baseline.read(path) == whole
+    assert [item.name for item in path.parent.iterdir()] == ["baseline.json"]
+    assert len(path.read_text(encoding="utf-8").splitlines()) == 4
+    features = whole.records[0].model_features()
+    assert features == FEATURES
+    assert {"versions", "cpu", "cores", "ram_bytes"} <= whole.environment.keys()
+
+
+def test_a_record_of_a_success() -> None:
+    candidate = Candidate(strategy="usage_based", scripted=True)
+    attempt = Attempt(
+        number=1, candidate=candidate, outcome="succeeded", seconds=2.0, peak_rss_bytes=7
+    )
+    artifact = ExportArtifact(
+        path=Path("model.onnx"), candidate=candidate, nodes=3, traced_share=0.5, file_bytes=9,
+        seconds={"capture": 1.0},
+    )  # fmt: skip
+    made = baseline.record(model="m", features=FEATURES, attempt=attempt, artifact=artifact, seed=0)
+    assert made.success
+    assert made.candidate.candidate() == candidate
+    assert (made.nodes, made.file_bytes, made.traced_share) == (3, 9, 0.5)
+    assert (made.model_type, made.architecture) == ("bert", "BertModel")
+
+
+def test_a_record_of_a_failure_names_no_folders() -> None:
+    error = CaptureError(
+        "no /home/someone/model.py:7, see https://pytorch.org/docs\nmore",
+        strategy="fx",
+        stage="capture",
+    )
+    attempt = Attempt(
+        number=1, candidate=Candidate(strategy="fx"), outcome="failed", seconds=2.0,
+        peak_rss_bytes=7, error=error,
+    )  # fmt: skip
+    made = baseline.record(model="m", features=None, attempt=attempt)
+    assert (made.success, made.stage, made.error_type) == (False, "capture", "CaptureError")
+    assert made.error == "fx/capture: no model.py:7, see https://pytorch.org/docs"
+    assert made.export_seconds == 2.0
+    assert made.features is None
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"success": "perhaps"}, r"record 2, field success: .*boolean"),
+        ({"candidate": {"dynamic": True}}, r"record 2, field candidate\.strategy: Field required"),
+        ({"colour": "red"}, r"record 2, field colour: Extra inputs are not permitted"),
+        ({"export_seconds": -1}, r"record 2, field export_seconds: .*greater than or equal to 0"),
+        ({"features": {"colour": 1}}, r"record 2, field features: .*unknown colour"),
+    ],
+)
+def test_a_wrong_record_is_named(tmp_path: Path, change: dict[str, Any], message: str) -> None:
+    whole = baseline.new_baseline([record(), record()]).model_dump(mode="json")
+    whole["records"][1] |= change
+    path = written(tmp_path / "wrong.json", whole)
+    with pytest.raises(InvalidRequestError, match=rf"wrong\.json: {message}"):
+        baseline.read(path)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("{", "is not JSON"),
+        ("[]", "is not a JSON object"),
+        ({"records": []}, "schema_version is None, and this version reads 1"),
+        ({"schema_version": 2, "records": []}, "schema_version is 2, and this version reads 1"),
+        ({"something": "else"}, "no baseline that is known"),
+        ({"schema_version": 1, "created": "now"}, "records: Field required"),
+        ({"model_compatibility": ["resnet"]}, "must be objects"),
+    ],
+)
+def test_what_is_no_baseline_is_refused(tmp_path: Path, content: object, message: str) -> None:
+    with pytest.raises(InvalidRequestError, match=message):
+        baseline.read(written(tmp_path / "wrong.json", content))
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(InvalidRequestError, match="cannot be read: No such file"):
+        baseline.read(tmp_path / "missing.json")
+
+
+def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
+    blocked = written(tmp_path / "file", "") / "baseline.json"
+    with pytest.raises(InvalidRequestError, match="cannot be written"):
+        baseline.write(baseline.new_baseline([]), blocked)
+
+
+def test_of_two_records_on_the_same_the_later_one_stays() -> None:
+    first = baseline.new_baseline([record(export_seconds=1), record(model="other")])
+    second = baseline.new_baseline([record(export_seconds=2), record(candidate={"strategy": "fx"})])
+    merged = baseline.merge([first, second])
+    assert len(merged.records) == 3
+    assert merged.records[0].export_seconds == 2
+
+
+# The seed's formats
+
+
+def by_model_and_strategy(whole: baseline.Baseline) -> dict[tuple[str, str], baseline.Record]:
+    return {(item.model, item.candidate.strategy): item for item in whole.records}
+
+
+def test_the_seeds_summary(tmp_path: Path) -> None:
+    whole = baseline.read(written(tmp_path / "seed.json", SEED_SUMMARY))
+    records = by_model_and_strategy(whole)
+    assert len(records) == 6
+    assert sum(item.success for item in whole.records) == 4
+    resnet = records["microsoft/resnet-50", "usage_based"]
+    assert (resnet.success, resnet.export_seconds) == (True, 18.63)
+    assert (resnet.model_type, resnet.architecture) == ("resnet", "ResNetModel")
+    sam = records["facebook/sam-vit-base", "fx"]
+    assert (sam.success, sam.export_seconds, sam.model_type) == (False, None, "sam")
+    features = sam.model_features()
+    assert features is not None
+    assert features.parameters > 90e6
+
+
+def detail(success: bool, seconds: float, **more: Any) -> dict[str, Any]:
+    return {"success": success, "export_time": seconds, **more}
+
+
+STRATEGIES = {
+    "fx": detail(success=False, seconds=0.0, error="control flow\nand more"),
+    "usage-based": detail(success=True, seconds=3.62, file_size="93.96 MB"),
+}
+AS_SEEN: list[tuple[str, Callable[[dict[str, Any]], dict[str, Any]]]] = [
+    ("plain", lambda inner: {"microsoft/resnet-50": {"strategies": inner}}),
+    ("flat", lambda inner: {"microsoft/resnet-50": inner}),
+    ("under a key", lambda inner: {"results": {"microsoft/resnet-50": {"strategies": inner}}}),
+    ("list", lambda inner: {"models": [{"model": "microsoft/resnet-50", "strategies": inner}]}),
+    ("both", lambda inner: SEED_SUMMARY | {"microsoft/resnet-50": {"strategies": inner}}),
+]
+
+
+@pytest.mark.parametrize("wrap", [form for _, form in AS_SEEN], ids=[name for name, _ in AS_SEEN])
+def test_the_seeds_detailed_form(tmp_path: Path, wrap: Callable[..., dict[str, Any]]) -> None:
+    records = by_model_and_strategy(baseline.read(written(tmp_path / "d.json", wrap(STRATEGIES))))
+    assert len(records) == 2
+    failed = records["microsoft/resnet-50", "fx"]
+    assert (failed.success, failed.export_seconds, failed.error) == (False, None, "control flow")
+    right = records["microsoft/resnet-50", "usage_based"]
+    assert (right.success, right.export_seconds, right.file_bytes) == (True, 3.62, 93_960_000)
+
+
+def test_a_model_of_unknown_type_is_left_out_with_a_note(tmp_path: Path) -> None:
+    content = {"model_compatibility": {"someone/thing": ["htp"], "microsoft/resnet-50": ["htp"]}}
+    whole = baseline.read(written(tmp_path / "seed.json", content))
+    assert {item.model for item in whole.records} == {"microsoft/resnet-50"}
+    assert "someone/thing is left out" in whole.notes[0]
+
+
+@pytest.mark.parametrize(
+    ("model", "model_type"),
+    [
+        ("microsoft/resnet-50", "resnet"),
+        ("facebook/sam-vit-base", "sam"),
+        ("google-bert/bert-base-uncased", "bert"),
+        ("microsoft/deberta-v2-xlarge", "deberta-v2"),
+        ("openai/clip-vit-base-patch32", "clip"),
+        ("acme/anything", None),
+    ],
+)
+def test_the_type_that_an_id_names(model: str, model_type: str | None) -> None:
+    config = seed_format.config_for(model)
+    assert (config.model_type if config else None) == model_type

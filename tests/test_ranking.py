@@ -1,0 +1,181 @@
+"""Orders of candidates, learned and static, and the reasons given."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from selector import training
+from selector.errors import InvalidRequestError
+from selector.ranker import FittedRanker, Tally, load_ranker
+from selector.ranking import OBJECTIVES, Ranking, rank_candidates
+from strategies.base import Candidate
+from strategies.registry import portfolio
+from tests import synthetic
+
+PLAIN = synthetic.model_features()
+BRANCHING = synthetic.model_features("plain", branches=True)
+DIFFING = synthetic.model_features(diffs=True)
+
+
+@pytest.fixture(scope="module")
+def artefact(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("ranker")
+    source = synthetic.write_baseline(folder / "baseline.json")
+    return training.retrain([source], folder / "ranker.joblib").path
+
+
+def shown(ranking: Ranking) -> list[str]:
+    return [str(item.candidate) for item in ranking.order]
+
+
+# Learned
+
+
+def test_time_ascends_by_expected_seconds_over_probability(artefact: Path) -> None:
+    ranking = rank_candidates(PLAIN, portfolio(), ranker=artefact)
+    assert ranking.trained
+    assert ranking.note is None
+    assert shown(ranking)[:3] == ["usage_based[dynamic]", "htp[dynamic]", "fx[dynamic]"]
+    for item in ranking.order:
+        assert item.expected_seconds is not None
+        assert item.success_probability is not None
+        assert item.score == pytest.approx(item.expected_seconds / item.success_probability)
+    scores = [item.score or 0 for item in ranking.order if item.candidate.dynamic]
+    assert scores == sorted(scores)
+
+
+def test_a_candidate_that_lacks_an_operator_comes_later(artefact: Path) -> None:
+    ranking = rank_candidates(
+        DIFFING, portfolio(dynamic=True), objective="attempts", ranker=artefact
+    )
+    assert shown(ranking)[-1] == "usage_based[dynamic]"
+    assert "TorchScript has no symbolic for aten::diff" in ranking.order[-1].reasons
+
+
+def test_a_branch_on_values_puts_scripting_first(artefact: Path) -> None:
+    ranking = rank_candidates(BRANCHING, portfolio(scripting=True), ranker=artefact)
+    assert shown(ranking)[0] == "usage_based[dynamic,scripted]"
+    reasons = {str(item.candidate): item.reasons for item in ranking.order}
+    where = "forward branches on a tensor's value (modeling_x.py:74)"
+    assert f"{where}, which tracing would freeze" in reasons["usage_based[dynamic]"]
+    assert f"{where}, which scripting keeps in the file" in reasons["usage_based[dynamic,scripted]"]
+    assert reasons["htp[static]"][0].startswith("learned: right on 0 of 2 models")
+
+
+def test_reasons_count_similar_models(artefact: Path) -> None:
+    ranking = rank_candidates(PLAIN, portfolio(), ranker=artefact)
+    reason = ranking.order[0].reasons[0]
+    assert reason.startswith("learned: right on 2 of 6 similar models (encoder), about ")
+    assert reason.endswith(" s")
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_static_candidates_come_after_all_dynamic_ones(artefact: Path, objective: str) -> None:
+    ranking = rank_candidates(PLAIN, portfolio()[::-1], objective=objective, ranker=artefact)
+    dynamic = [item.candidate.dynamic for item in ranking.order]
+    assert dynamic == sorted(dynamic, reverse=True)
+    assert len(ranking.order) == len(portfolio())
+
+
+@pytest.mark.parametrize(
+    ("objective", "first"), [("latency", "fx"), ("size", "usage_based"), ("coverage", "htp")]
+)
+def test_qualities_of_the_file_decide_where_asked(
+    artefact: Path, objective: str, first: str
+) -> None:
+    ranking = rank_candidates(PLAIN, portfolio(dynamic=True), objective=objective, ranker=artefact)
+    assert ranking.trained
+    assert ranking.note is None
+    assert ranking.order[0].candidate.strategy == first
+
+
+def test_a_hopeless_candidate_comes_last_whatever_its_files_are_like() -> None:
+    fitted = FittedRanker(
+        tallies={"fx": Tally(0, 90), "htp": Tally(9, 9)},
+        medians={"latency": {"fx": 0.1, "htp": 0.2, "": 0.2}, "success_seconds": {"htp": 1.0}},
+    )
+    ranking = rank_candidates(
+        PLAIN, [Candidate(strategy="fx"), Candidate(strategy="htp")], objective="latency",
+        ranker=fitted,
+    )  # fmt: skip
+    assert shown(ranking) == ["htp[dynamic]", "fx[dynamic]"]
+
+
+def test_an_objective_that_was_not_measured_is_said_to_be() -> None:
+    fitted = FittedRanker(tallies={"htp": Tally(9, 9)}, medians={"success_seconds": {"htp": 1.0}})
+    ranking = rank_candidates(PLAIN, portfolio(), objective="latency", ranker=fitted)
+    assert ranking.trained
+    assert ranking.note is not None
+    assert "did not measure the file's latency in ONNX Runtime" in ranking.note
+    assert ranking.order[0].candidate.strategy == "htp"
+
+
+def test_a_strategy_that_was_never_measured_is_ranked_too(artefact: Path) -> None:
+    stranger = Candidate(strategy="acme")
+    ranking = rank_candidates(PLAIN, [*portfolio(), stranger], ranker=load_ranker(artefact))
+    entry = next(item for item in ranking.order if item.candidate == stranger)
+    assert entry.success_probability == pytest.approx(0.5, abs=0.3)
+    assert entry.reasons[0].startswith("learned: never measured")
+
+
+def test_what_fails_slowly_costs_more_than_what_fails_at_once() -> None:
+    fitted = FittedRanker(
+        tallies={"htp": Tally(5, 10), "fx": Tally(5, 10)},
+        medians={
+            "success_seconds": {"htp": 2.0, "fx": 1.9},
+            "failure_seconds": {"htp": 0.1, "fx": 60.0},
+        },
+    )
+    ranking = rank_candidates(
+        PLAIN, [Candidate(strategy="fx"), Candidate(strategy="htp")], ranker=fitted
+    )
+    assert shown(ranking) == ["htp[dynamic]", "fx[dynamic]"]
+
+
+# Static
+
+
+def test_without_a_ranker_the_static_order_serves_and_says_so(tmp_path: Path) -> None:
+    ranking = rank_candidates(PLAIN, portfolio(), ranker=tmp_path / "none.joblib")
+    assert not ranking.trained
+    assert ranking.note is not None
+    assert "autoexport retrain" in ranking.note
+    assert [item.candidate for item in ranking.order] == list(portfolio())
+    assert ranking.order[0].success_probability is None
+    assert ranking.order[0].reasons == ("static order",)
+
+
+def test_without_features_the_static_order_serves() -> None:
+    ranking = rank_candidates(None, portfolio())
+    assert not ranking.trained
+    assert ranking.note == "the model's features are not known"
+    assert [item.candidate for item in ranking.order] == list(portfolio())
+
+
+def test_the_static_order_scripts_before_it_traces(tmp_path: Path) -> None:
+    offered = portfolio(scripting=True)
+    ranking = rank_candidates(BRANCHING, offered[::-1], ranker=tmp_path / "none.joblib")
+    order = shown(ranking)
+    for shapes in ("dynamic", "static"):
+        scripted, traced = f"usage_based[{shapes},scripted]", f"usage_based[{shapes}]"
+        assert order.index(scripted) < order.index(traced)
+    assert rank_candidates(BRANCHING, offered).order[0].candidate == offered[0]
+
+
+def test_the_static_order_says_that_it_knows_nothing_of_other_objectives(tmp_path: Path) -> None:
+    ranking = rank_candidates(PLAIN, portfolio(), objective="size", ranker=tmp_path / "none.joblib")
+    assert ranking.note is not None
+    assert ranking.note.endswith("so nothing is known of the file's size")
+
+
+def test_an_unknown_objective_is_refused() -> None:
+    with pytest.raises(
+        InvalidRequestError, match="unknown objective 'latncy'; did you mean 'latency'"
+    ):
+        rank_candidates(PLAIN, portfolio(), objective="latncy")
+
+
+def test_no_candidates_give_an_empty_order(artefact: Path) -> None:
+    assert rank_candidates(PLAIN, [], ranker=artefact).order == ()

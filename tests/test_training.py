@@ -1,0 +1,243 @@
+"""From baselines to a stored ranker and its score card."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from sklearn.base import ClassifierMixin
+
+from selector import baseline, ranker, training
+from selector.errors import InvalidRequestError, RankerError
+from selector.ranker import FittedRanker, Tally, load_ranker
+from selector.ranking import rank_candidates
+from strategies.base import Candidate
+from strategies.registry import portfolio
+from tests import synthetic
+from tests.test_baseline import SEED_SUMMARY, written
+
+TRACED = Candidate(strategy="usage_based")
+SCRIPTED = Candidate(strategy="usage_based", scripted=True)
+HTP = Candidate(strategy="htp")
+FX = Candidate(strategy="fx")
+
+
+@pytest.fixture(scope="module")
+def card(tmp_path_factory: pytest.TempPathFactory) -> training.ScoreCard:
+    folder = tmp_path_factory.mktemp("ranker")
+    source = synthetic.write_baseline(folder / "baseline.json")
+    return training.retrain([source], folder / "ranker.joblib")
+
+
+@pytest.fixture(scope="module")
+def fitted(card: training.ScoreCard) -> FittedRanker:
+    return load_ranker(card.path)
+
+
+def test_probabilities_follow_what_was_measured(fitted: FittedRanker) -> None:
+    plain = synthetic.model_features()
+    branching = synthetic.model_features("plain", branches=True)
+    diffing = synthetic.model_features(diffs=True)
+    assert min(fitted.probabilities(plain, [TRACED, HTP, FX])) > 0.75
+    frozen, kept = fitted.probabilities(branching, [TRACED, SCRIPTED])
+    assert frozen < 0.25
+    assert kept > frozen + 0.3
+    lacking, knowing = fitted.probabilities(diffing, [TRACED, HTP])
+    assert lacking < 0.4 < 0.75 < knowing
+
+
+def test_seconds_grow_with_the_model_and_differ_by_strategy(fitted: FittedRanker) -> None:
+    small, large = (synthetic.model_features(layers=layers) for layers in (2, 7))
+    fast, slow = fitted.seconds(small, [TRACED, FX], success=True)
+    assert fast < slow
+    assert fitted.seconds(large, [FX], success=True)[0] > slow
+    assert fast == pytest.approx(1.1, rel=0.5)
+
+
+def test_the_card_describes_the_artefact(card: training.ScoreCard) -> None:
+    stored = json.loads(card.path.with_suffix(".json").read_text(encoding="utf-8"))
+    assert stored["sha256"] == hashlib.sha256(card.path.read_bytes()).hexdigest()
+    assert stored["artefact"] == "ranker.joblib"
+    assert stored["feature_names"] == list(ranker.feature_names())
+    assert stored["training"][0]["file"] == "baseline.json"
+    assert (stored["models"], stored["candidates"]) == (36, 8)
+    assert str(card.path.parent) not in json.dumps(stored)
+
+
+def test_scores_are_out_of_family_and_better_than_rates(card: training.ScoreCard) -> None:
+    scores = card.scores
+    assert scores.folds == 5
+    assert scores.brier is not None
+    assert scores.brier_of_rates is not None
+    assert scores.brier < 0.12 < scores.brier_of_rates
+    assert scores.auc is not None
+    assert scores.auc > 0.9
+    assert scores.virtual_best_seconds is not None
+    assert scores.selector_seconds is not None
+    assert scores.single_best_seconds is not None
+    assert scores.virtual_best_seconds <= scores.selector_seconds <= scores.single_best_seconds
+    assert scores.remaining_gap is not None
+    assert 0 <= scores.remaining_gap < 1
+
+
+def test_the_same_data_give_the_same_ranker(tmp_path: Path, card: training.ScoreCard) -> None:
+    shuffled = synthetic.write_baseline(tmp_path / "b.json", synthetic.records()[::-1])
+    again = training.retrain([shuffled], tmp_path / "again.joblib")
+    assert again.path.read_bytes() == card.path.read_bytes()
+    assert again.scores == card.scores
+
+
+def test_several_baselines_are_joined(tmp_path: Path) -> None:
+    made = synthetic.records(per_family=1)
+    halves = [
+        synthetic.write_baseline(tmp_path / f"{index}.json", part)
+        for index, part in enumerate((made[:20], made[10:]))
+    ]
+    joined = training.retrain(halves, tmp_path / "ranker.joblib")
+    assert joined.records == len(made)
+    assert [item["file"] for item in joined.training] == ["0.json", "1.json"]
+
+
+# Little data
+
+
+def test_the_seeds_summary_gives_the_seeds_recommendation(tmp_path: Path) -> None:
+    card = training.retrain([written(tmp_path / "seed.json", SEED_SUMMARY)], tmp_path / "r.joblib")
+    assert (card.records, card.models) == (6, 2)
+    assert card.scores.remaining_gap is None
+    for dynamic in (True, False):
+        ranking = rank_candidates(
+            synthetic.model_features(), portfolio(dynamic=dynamic), ranker=card.path
+        )
+        assert ranking.trained
+        assert [item.candidate.strategy for item in ranking.order] == ["usage_based", "htp", "fx"]
+
+
+@pytest.mark.parametrize("count", [1, 2, 5, 12, 30])
+@pytest.mark.parametrize("outcome", ["as measured", "all right", "all wrong"])
+def test_any_amount_of_data_gives_a_ranker(tmp_path: Path, count: int, outcome: str) -> None:
+    made = synthetic.records()[:count]
+    if outcome != "as measured":
+        right = {"success": outcome == "all right"}
+        made = [item.model_copy(update=right) for item in made]
+    training.retrain([synthetic.write_baseline(tmp_path / "b.json", made)], tmp_path / "r.joblib")
+    ranking = rank_candidates(synthetic.model_features(), portfolio(), ranker=tmp_path / "r.joblib")
+    assert ranking.trained
+    assert {item.candidate for item in ranking.order} == set(portfolio())
+    for item in ranking.order:
+        assert item.success_probability is not None
+        assert 0 < item.success_probability < 1
+        assert item.expected_seconds is not None
+        assert item.expected_seconds > 0
+
+
+def test_rates_are_drawn_towards_what_the_strategy_does() -> None:
+    assert Tally(0, 0).rate(0.5) == 0.5
+    assert Tally(2, 2).rate(0.5) == pytest.approx(2.5 / 3)
+    assert Tally(0, 100).rate(0.5) < 0.01
+
+
+def test_records_without_features_are_left_out(tmp_path: Path) -> None:
+    made = [item.model_copy(update={"features": None}) for item in synthetic.records(per_family=1)]
+    path = synthetic.write_baseline(tmp_path / "b.json", made)
+    with pytest.raises(RankerError, match="6 models without features are left out"):
+        training.retrain([path], tmp_path / "r.joblib")
+    assert not (tmp_path / "r.joblib").exists()
+    assert not list(tmp_path.glob(".r*"))
+
+
+def test_nothing_to_fit_on(tmp_path: Path) -> None:
+    path = synthetic.write_baseline(tmp_path / "b.json", [])
+    with pytest.raises(RankerError, match="there are no records"):
+        training.retrain([path], tmp_path / "r.joblib")
+
+
+def test_an_output_that_cannot_be_written(tmp_path: Path) -> None:
+    path = synthetic.write_baseline(tmp_path / "b.json", synthetic.records(per_family=1))
+    with pytest.raises(InvalidRequestError, match="cannot be written"):
+        training.retrain([path], path / "r.joblib")
+
+
+# Loading
+
+
+@pytest.fixture
+def stored(tmp_path: Path) -> Path:
+    source = synthetic.write_baseline(tmp_path / "b.json", synthetic.records(per_family=1))
+    return training.retrain([source], tmp_path / "ranker.joblib").path
+
+
+def change_card(path: Path, **changes: Any) -> None:
+    card_file = path.with_suffix(".json")
+    card = json.loads(card_file.read_text(encoding="utf-8"))
+    card_file.write_text(json.dumps(card | changes), encoding="utf-8")
+
+
+class Explosive:
+    """Proof of unpickling: it leaves a file behind."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.trace,)
+
+
+def test_a_changed_artefact_is_refused_before_it_is_unpickled(stored: Path) -> None:
+    import joblib
+
+    trace = stored.with_name("exploded")
+    joblib.dump(Explosive(trace), stored)
+    with pytest.raises(RankerError, match="SHA-256 differs.*autoexport retrain"):
+        load_ranker(stored)
+    assert not trace.exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"scikit_learn": "1.2.0"}, r"made with scikit-learn 1\.2\.0, and .* is installed"),
+        ({"feature_names": ["depth"]}, "fitted on other features"),
+        ({"schema_version": 9}, "not a ranker's card of this version"),
+    ],
+)
+def test_an_artefact_of_other_versions_is_refused(
+    stored: Path, changes: dict[str, Any], message: str
+) -> None:
+    change_card(stored, **changes)
+    with pytest.raises(RankerError, match=f"{message}.*autoexport retrain"):
+        load_ranker(stored)
+
+
+def test_missing_files_are_named_with_the_next_step(stored: Path) -> None:
+    stored.unlink()
+    with pytest.raises(RankerError, match=r"ranker\.joblib cannot be read.*autoexport retrain"):
+        load_ranker(stored)
+    with pytest.raises(RankerError, match=r"nowhere\.json cannot be read.*autoexport retrain"):
+        load_ranker(stored.with_name("nowhere.joblib"))
+    stored.with_suffix(".json").write_text("{", encoding="utf-8")
+    with pytest.raises(RankerError, match="is not JSON"):
+        load_ranker(stored)
+
+
+def test_something_else_with_a_fitting_card_is_a_ranker_error(stored: Path) -> None:
+    stored.write_bytes(b"not a pickle")
+    change_card(stored, sha256=hashlib.sha256(b"not a pickle").hexdigest())
+    with pytest.raises(RankerError, match="cannot be loaded"):
+        load_ranker(stored)
+
+
+def test_the_default_ranker_lies_beside_the_package(root: Path) -> None:
+    path = ranker.default_ranker_path()
+    assert path.name == "ranker.joblib"
+    assert path.parent in {root / "training_data", root / "selector" / "training_data"}
+
+
+def test_the_estimators_are_scikit_learns(fitted: FittedRanker) -> None:
+    assert isinstance(fitted.classifier, ClassifierMixin)
+    assert "sklearn" in sys.modules
+    assert isinstance(baseline.environment()["versions"]["scikit-learn"], str)
