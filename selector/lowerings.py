@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from packaging.version import Version
 
+from selector.caching import cached_names
 from selector.errors import AnalysisError
 
 if TYPE_CHECKING:
@@ -121,6 +122,10 @@ def torchlib_functions() -> frozenset[str]:
     Raises:
         AnalysisError: This torch or onnxscript keeps them elsewhere.
     """
+    return cached_names("torchlib", ("torch", "onnxscript"), _listed_torchlib_functions)
+
+
+def _listed_torchlib_functions() -> frozenset[str]:
     with _registry("torchlib's functions"):
         shared = importlib.import_module("onnxscript._framework_apis.torch_2_9")
         own = importlib.import_module("torch.onnx._internal.exporter._torchlib._torchlib_registry")

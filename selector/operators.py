@@ -65,7 +65,7 @@ def record_forward(module: nn.Module, inputs: Mapping[str, Any]) -> Recording:
     Raises:
         AnalysisError: The forward runs neither way.
     """
-    with torch.no_grad(), _unchanged(module), exportable(module), _silent():
+    with torch.no_grad(), _plain_kernels(), _unchanged(module), exportable(module), _silent():
         watch = _Watch()
         try:
             _run_fake(module, inputs, watch)
@@ -265,6 +265,20 @@ def _unchanged(module: nn.Module) -> Iterator[None]:
         for name, tensor in module.named_buffers():
             if name in contents and tensor.shape == contents[name].shape:
                 tensor.copy_(contents[name])
+
+
+@contextlib.contextmanager
+def _plain_kernels() -> Iterator[None]:
+    """Without oneDNN, whose fused operators no capture sees.
+
+    `mkldnn.flags` would also set what this processor has no use for, and warn of it.
+    """
+    set_flags: Any = torch.backends.mkldnn.set_flags
+    enabled, *_ = set_flags(_enabled=False, _fp32_precision=None)
+    try:
+        yield
+    finally:
+        set_flags(_enabled=enabled, _fp32_precision=None)
 
 
 @contextlib.contextmanager

@@ -141,9 +141,12 @@ class FittedRanker:
             return None
         if objective == "latency" and self.latency is not None:
             return [math.exp(item) for item in self.latency.predict(matrix(features, candidates))]
-        # The size of a file is measured in that of the parameters.
-        scale = float(max(features.parameter_bytes, 1)) if objective == "size" else 1.0
-        return [scale * self._median(usual, candidate) for candidate in candidates]
+        values = [self._median(usual, candidate) for candidate in candidates]
+        if objective == "size":
+            # What a file holds besides the parameters grows with the number of operators.
+            operators = sum(features.operators.values())
+            return [features.parameter_bytes + operators * value for value in values]
+        return values
 
     def similar(self, features: ModelFeatures, candidate: Candidate) -> Tally:
         """How the candidate did on models of the same family."""
@@ -167,7 +170,8 @@ class FittedRanker:
         return max(value, FASTEST)
 
     def _median(self, medians: Mapping[str, float], candidate: Candidate) -> float:
-        return self._own_median(medians, candidate) or medians[""]
+        own = self._own_median(medians, candidate)
+        return medians[""] if own is None else own
 
     @staticmethod
     def _own_median(medians: Mapping[str, float], candidate: Candidate) -> float | None:

@@ -48,8 +48,8 @@ class Row:
         candidate: What was tried.
         success: Whether a verified file came out.
         seconds: Wall seconds of the attempt, verification included, or None.
-        qualities: What was measured of the file: `latency` in seconds, `size` in bytes per
-            byte of parameters, `coverage` as the share of nodes that is not traced.
+        qualities: What was measured of the file: `latency` in seconds, `size` in bytes beyond
+            the parameters per operator, `coverage` as the share of nodes that is not traced.
     """
 
     model: str
@@ -144,9 +144,13 @@ def rows_of(records: Iterable[baseline.Record]) -> tuple[list[Row], tuple[str, .
 
 def _row(record: baseline.Record, features: ModelFeatures) -> Row:
     times = [item for item in (record.export_seconds, record.verify_seconds) if item is not None]
+    size = None
+    if record.file_bytes is not None and features.operators:
+        extra = record.file_bytes - features.parameter_bytes
+        size = extra / sum(features.operators.values())
     qualities = {
         "latency": record.ort_latency_seconds,
-        "size": (record.file_bytes or 0) / max(features.parameter_bytes, 1) or None,
+        "size": size,
         "coverage": None if record.traced_share is None else 1 - record.traced_share,
     }
     return Row(

@@ -15,6 +15,7 @@ FAMILIES = ("encoder", "decoder", "encoder-decoder", "cnn", "vision-transformer"
 BRANCH = Finding(
     kind="branch", file="x/modeling_x.py", line=74, end_line=74, function="X.forward", source="if"
 )
+EXTRA_BYTES = {"usage_based": 5000, "htp": 6000, "fx": 9000}
 SECONDS = {"usage_based": 0.5, "htp": 2.0, "fx": 6.0}
 
 
@@ -59,8 +60,10 @@ def records(*, families: tuple[str, ...] = FAMILIES, per_family: int = 6) -> lis
             features = model_features(
                 family, layers=2 + number, branches=number % 3 == 1, diffs=number % 3 == 2
             )
-            for candidate in portfolio(scripting=features.value_dependent):
-                made.append(_record(f"{family}-{number}", features, candidate, noise))
+            made += [
+                _record(f"{family}-{number}", features, candidate, noise)
+                for candidate in portfolio(scripting=features.value_dependent)
+            ]
     return made
 
 
@@ -83,7 +86,7 @@ def _record(
         error_type=None if success else "VerificationError",
         export_seconds=seconds,
         verify_seconds=0.1,
-        file_bytes=features.parameter_bytes + (9000 if candidate.strategy == "fx" else 5000),
+        file_bytes=features.parameter_bytes + EXTRA_BYTES[candidate.strategy] * features.depth,
         traced_share={"usage_based": 0.9, "htp": 1.0, "fx": 0.95}[candidate.strategy],
         ort_latency_seconds=1e-3 if candidate.strategy == "fx" else 2e-3,
         seed=0,

@@ -211,3 +211,62 @@ def test_a_model_of_unknown_type_is_left_out_with_a_note(tmp_path: Path) -> None
 def test_the_type_that_an_id_names(model: str, model_type: str | None) -> None:
     config = seed_format.config_for(model)
     assert (config.model_type if config else None) == model_type
+
+
+# The journal of scripts/collect_baselines.py
+
+
+def test_a_journal_goes_on_after_a_line_that_was_cut_off(tmp_path: Path) -> None:
+    from scripts import collect_baselines
+
+    journal = tmp_path / "out.journal.jsonl"
+    assert collect_baselines.read_journal(journal) == []
+    collect_baselines.append_journal(journal, [record(model="a")])
+    with journal.open("a", encoding="utf-8") as stream:
+        stream.write('{"model": "b", "cand')
+    assert [item.model for item in collect_baselines.read_journal(journal)] == ["a"]
+    collect_baselines.append_journal(journal, [record(model="c"), record(model="c")])
+    assert [item.model for item in collect_baselines.read_journal(journal)] == ["a", "c", "c"]
+
+
+def test_what_the_journal_holds_is_not_measured_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from scripts import collect_baselines
+
+    out = tmp_path / "out.json"
+    collect_baselines.append_journal(tmp_path / "out.journal.jsonl", [record(model="plain:mlp")])
+    assert collect_baselines.main(["--models", "plain:mlp", "--out", str(out)]) == 0
+    assert "plain:mlp: in the journal" in capsys.readouterr().out
+    assert baseline.read(out).records == (record(model="plain:mlp"),)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--candidates", "htp[statik]"], "did you mean 'htp[static]'"),
+        (["--models", "tiny:bart2"], "did you mean 'tiny:bart'"),
+    ],
+)
+def test_unknown_names_are_refused_before_anything_is_measured(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from scripts import collect_baselines
+
+    with pytest.raises(SystemExit):
+        collect_baselines.main([*arguments, "--out", "never.json"])
+    assert message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_one_model_is_measured(tmp_path: Path) -> None:
+    from scripts import collect_baselines
+
+    out = tmp_path / "out.json"
+    wanted = ["--models", "plain:branch", "--candidates"]
+    chosen = ["usage_based[dynamic]", "usage_based[dynamic,scripted]"]
+    assert collect_baselines.main([*wanted, *chosen, "--out", str(out)]) == 0
+    scripted, traced = baseline.read(out).records
+    assert (scripted.candidate.scripted, scripted.success) == (True, True)
+    assert (traced.success, traced.error_type) == (False, "VerificationError")
+    assert scripted.features is not None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
 import onnx
 import onnx_ir as ir
@@ -82,7 +83,7 @@ def test_resnet_at_fixed_size(resnet: nn.Module, tmp_path: Path) -> None:
 
 
 def test_a_decoder_whose_padding_comes_first(tmp_path: Path) -> None:
-    model = tiny_model("llama")
+    model: Any = tiny_model("llama")
     model.config.use_cache = False
 
     def inputs(batch: int, length: int) -> dict[str, Tensor]:
@@ -157,6 +158,8 @@ def test_a_gru_with_dynamic_axes(tmp_path: Path) -> None:
 class Mutates(nn.Module):
     """Writes through views, into a view of a view, over itself, and into a buffer."""
 
+    count: Tensor
+
     def __init__(self) -> None:
         super().__init__()
         self.register_buffer("count", torch.zeros(1))
@@ -207,7 +210,7 @@ def test_recording_leaves_buffers_as_they_were() -> None:
     model = Mutates()
     decompositions = torchlib.toolkit().decompositions
     recording.record(model, {"x": torch.randn(4, 4)}, {}, decompositions=decompositions)
-    assert model.count.item() == 0.0
+    assert float(model.count) == 0.0
 
 
 class Promotes(nn.Module):
@@ -260,7 +263,8 @@ def test_an_axis_that_forward_fixes_is_named_with_the_line(tmp_path: Path) -> No
 
 class Unlowerable(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
-        return torch.linalg.eigvalsh(x)
+        values: Tensor = torch.linalg.eigvalsh(x)
+        return values
 
 
 def test_an_operator_without_a_lowering_is_named(tmp_path: Path) -> None:
@@ -283,7 +287,7 @@ def test_a_query_that_may_attend_to_nothing_gives_zeros(tmp_path: Path) -> None:
 
 
 def test_experts_are_set_back(tmp_path: Path) -> None:
-    model = tiny_model("mixtral")
+    model: Any = tiny_model("mixtral")
     model.config.use_cache = False
     before = model.config._experts_implementation
     path = export(model, text(2, 7), STATIC, tmp_path, None).path
@@ -291,7 +295,7 @@ def test_experts_are_set_back(tmp_path: Path) -> None:
     assert model.config._experts_implementation == before
 
 
-def test_weights_are_not_copied(bert: nn.Module) -> None:
+def test_weights_are_not_copied(bert: Any) -> None:
     inputs = text(2, 7)
     tools = torchlib.toolkit()
     record = recording.record(bert, inputs, {}, decompositions=tools.decompositions)

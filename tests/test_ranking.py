@@ -8,7 +8,7 @@ import pytest
 
 from selector import training
 from selector.errors import InvalidRequestError
-from selector.ranker import FittedRanker, Tally, load_ranker
+from selector.ranker import FittedRanker, Tally
 from selector.ranking import OBJECTIVES, Ranking, rank_candidates
 from strategies.base import Candidate
 from strategies.registry import portfolio
@@ -20,10 +20,8 @@ DIFFING = synthetic.model_features(diffs=True)
 
 
 @pytest.fixture(scope="module")
-def artefact(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("ranker")
-    source = synthetic.write_baseline(folder / "baseline.json")
-    return training.retrain([source], folder / "ranker.joblib").path
+def fitted() -> FittedRanker:
+    return training.fit(training.rows_of(synthetic.records())[0])
 
 
 def shown(ranking: Ranking) -> list[str]:
@@ -33,8 +31,8 @@ def shown(ranking: Ranking) -> list[str]:
 # Learned
 
 
-def test_time_ascends_by_expected_seconds_over_probability(artefact: Path) -> None:
-    ranking = rank_candidates(PLAIN, portfolio(), ranker=artefact)
+def test_time_ascends_by_expected_seconds_over_probability(fitted: FittedRanker) -> None:
+    ranking = rank_candidates(PLAIN, portfolio(), ranker=fitted)
     assert ranking.trained
     assert ranking.note is None
     assert shown(ranking)[:3] == ["usage_based[dynamic]", "htp[dynamic]", "fx[dynamic]"]
@@ -46,34 +44,34 @@ def test_time_ascends_by_expected_seconds_over_probability(artefact: Path) -> No
     assert scores == sorted(scores)
 
 
-def test_a_candidate_that_lacks_an_operator_comes_later(artefact: Path) -> None:
-    ranking = rank_candidates(
-        DIFFING, portfolio(dynamic=True), objective="attempts", ranker=artefact
-    )
+def test_a_candidate_that_lacks_an_operator_comes_later(fitted: FittedRanker) -> None:
+    ranking = rank_candidates(DIFFING, portfolio(dynamic=True), objective="attempts", ranker=fitted)
     assert shown(ranking)[-1] == "usage_based[dynamic]"
     assert "TorchScript has no symbolic for aten::diff" in ranking.order[-1].reasons
 
 
-def test_a_branch_on_values_puts_scripting_first(artefact: Path) -> None:
-    ranking = rank_candidates(BRANCHING, portfolio(scripting=True), ranker=artefact)
+def test_a_branch_on_values_puts_scripting_first(fitted: FittedRanker) -> None:
+    ranking = rank_candidates(BRANCHING, portfolio(scripting=True), ranker=fitted)
     assert shown(ranking)[0] == "usage_based[dynamic,scripted]"
     reasons = {str(item.candidate): item.reasons for item in ranking.order}
     where = "forward branches on a tensor's value (modeling_x.py:74)"
     assert f"{where}, which tracing would freeze" in reasons["usage_based[dynamic]"]
     assert f"{where}, which scripting keeps in the file" in reasons["usage_based[dynamic,scripted]"]
-    assert reasons["htp[static]"][0].startswith("learned: right on 0 of 2 models")
+    assert reasons["htp[static]"][0].startswith("learned: right on 4 of 6 similar models (plain)")
 
 
-def test_reasons_count_similar_models(artefact: Path) -> None:
-    ranking = rank_candidates(PLAIN, portfolio(), ranker=artefact)
+def test_reasons_count_similar_models(fitted: FittedRanker) -> None:
+    ranking = rank_candidates(PLAIN, portfolio(), ranker=fitted)
     reason = ranking.order[0].reasons[0]
     assert reason.startswith("learned: right on 2 of 6 similar models (encoder), about ")
     assert reason.endswith(" s")
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
-def test_static_candidates_come_after_all_dynamic_ones(artefact: Path, objective: str) -> None:
-    ranking = rank_candidates(PLAIN, portfolio()[::-1], objective=objective, ranker=artefact)
+def test_static_candidates_come_after_all_dynamic_ones(
+    fitted: FittedRanker, objective: str
+) -> None:
+    ranking = rank_candidates(PLAIN, portfolio()[::-1], objective=objective, ranker=fitted)
     dynamic = [item.candidate.dynamic for item in ranking.order]
     assert dynamic == sorted(dynamic, reverse=True)
     assert len(ranking.order) == len(portfolio())
@@ -83,9 +81,9 @@ def test_static_candidates_come_after_all_dynamic_ones(artefact: Path, objective
     ("objective", "first"), [("latency", "fx"), ("size", "usage_based"), ("coverage", "htp")]
 )
 def test_qualities_of_the_file_decide_where_asked(
-    artefact: Path, objective: str, first: str
+    fitted: FittedRanker, objective: str, first: str
 ) -> None:
-    ranking = rank_candidates(PLAIN, portfolio(dynamic=True), objective=objective, ranker=artefact)
+    ranking = rank_candidates(PLAIN, portfolio(dynamic=True), objective=objective, ranker=fitted)
     assert ranking.trained
     assert ranking.note is None
     assert ranking.order[0].candidate.strategy == first
@@ -112,9 +110,9 @@ def test_an_objective_that_was_not_measured_is_said_to_be() -> None:
     assert ranking.order[0].candidate.strategy == "htp"
 
 
-def test_a_strategy_that_was_never_measured_is_ranked_too(artefact: Path) -> None:
+def test_a_strategy_that_was_never_measured_is_ranked_too(fitted: FittedRanker) -> None:
     stranger = Candidate(strategy="acme")
-    ranking = rank_candidates(PLAIN, [*portfolio(), stranger], ranker=load_ranker(artefact))
+    ranking = rank_candidates(PLAIN, [*portfolio(), stranger], ranker=fitted)
     entry = next(item for item in ranking.order if item.candidate == stranger)
     assert entry.success_probability == pytest.approx(0.5, abs=0.3)
     assert entry.reasons[0].startswith("learned: never measured")
@@ -177,5 +175,5 @@ def test_an_unknown_objective_is_refused() -> None:
         rank_candidates(PLAIN, portfolio(), objective="latncy")
 
 
-def test_no_candidates_give_an_empty_order(artefact: Path) -> None:
-    assert rank_candidates(PLAIN, [], ranker=artefact).order == ()
+def test_no_candidates_give_an_empty_order(fitted: FittedRanker) -> None:
+    assert rank_candidates(PLAIN, [], ranker=fitted).order == ()
