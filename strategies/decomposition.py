@@ -37,16 +37,17 @@ def decompose(program: torch.export.ExportedProgram, table: Table) -> bool:
     graph = program.graph
     if all(_keeps_type(node) for node in graph.nodes if _is_mutation(node.target)):
         mutation.rewrite(graph, keep=frozenset())
-    if any(map(_is_out_of_reach, graph.nodes)):
-        return False
     try:
+        _require_local(graph)
         for node in list(graph.nodes):
             if not _is_known(node.target, table):
                 _expand(node, table)
+        _require_local(graph)
     except _NotLocalError:
         return False
-    _name_outputs(program)
-    program.graph_module.recompile()
+    finally:
+        _name_outputs(program)
+        program.graph_module.recompile()
     return True
 
 
@@ -65,6 +66,11 @@ def _keeps_type(node: fx.Node) -> bool:
     return isinstance(result, torch.Tensor) and all(
         isinstance(value, torch.Tensor) and value.dtype == result.dtype for value in values
     )
+
+
+def _require_local(graph: fx.Graph) -> None:
+    if any(map(_is_out_of_reach, graph.nodes)):
+        raise _NotLocalError
 
 
 def _is_out_of_reach(node: fx.Node) -> bool:
@@ -108,7 +114,9 @@ def _expand(node: fx.Node, table: Table) -> None:
         return node.target(*args, **kwargs)  # type: ignore[operator] # an OpOverload
 
     with _mode_of(values):
-        expansion = make_fx(call, decomposition_table=dict(table))(*values)
+        # Strides mean nothing in ONNX, and some decompositions write to restore them.
+        plain = [value.contiguous() if isinstance(value, FakeTensor) else value for value in values]
+        expansion = make_fx(call, decomposition_table=dict(table))(*plain)
     result = _splice(expansion.graph, node, sources)
     if isinstance(result, fx.Node):
         _replace(node, result)

@@ -9,7 +9,7 @@ from onnx_ir import tensor_adapters
 from onnx_ir.passes import common as passes
 from onnxscript import optimizer
 
-from strategies.hierarchy import scope_of
+from strategies.hierarchy import mark, scope_of
 
 # Larger tensors are not compared with each other.
 COMPARED_BYTES = 1024
@@ -29,11 +29,27 @@ def simplify(model: ir.Model) -> None:
         passes.InlinePass()(model)
     _absorb_transposes(graph)
     passes.RemoveUnusedNodesPass()(model)
-    optimizer.fold_constants(model, should_fold=_may_fold)
+    _fold_constants(model)
     passes.IdentityEliminationPass()(model)
     passes.RemoveUnusedNodesPass()(model)
     _merge_repetitions(graph)
     passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
+
+
+def _fold_constants(model: ir.Model) -> None:
+    issuers = {
+        value.name: scope
+        for node in model.graph
+        if (scope := scope_of(node)) is not None
+        for value in node.outputs
+    }
+    optimizer.fold_constants(model, should_fold=_may_fold)
+    for node in model.graph:
+        # What replaces a node bears its values' names, or ones made from them, but not its tag.
+        names = [(value.name or "").partition("_split_")[0] for value in node.outputs]
+        scopes = [issuers[name] for name in names if name in issuers]
+        if scopes and scope_of(node) is None:
+            mark(node, scopes[0])
 
 
 def _may_fold(node: ir.Node) -> bool | None:
