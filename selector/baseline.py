@@ -58,7 +58,8 @@ class Record(_Strict):
         features: `ModelFeatures.to_json`, or None where they are not known.
         candidate: What was tried.
         success: Whether a verified file came out.
-        stage: Where it failed: prepare, capture, lower, tag, save or verify.
+        stage: Where it failed: prepare, capture, lower, save, verify, or attempt where its
+            process was ended.
         error_type: Class of the error.
         error: Its message, on one line.
         export_seconds: Wall seconds up to the saved file, or to the failure.

@@ -175,7 +175,7 @@ def record_attempt(number: int, candidate: Candidate, outcome: Outcome[Value]) -
     name = outcome_name(outcome.error)
     error = outcome.error if isinstance(outcome.error, StrategyError) else None
     if error is not None:
-        error.located(strategy=candidate.strategy, stage="attempt")
+        error.located(candidate.strategy)
     return Attempt(
         number=number,
         candidate=candidate,

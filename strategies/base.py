@@ -116,20 +116,19 @@ class ExportStrategy(ABC):
         from strategies import finishing  # noqa: PLC0415 - imports onnx, which --help must not
 
         clock = time.perf_counter()
+        model = request.load_model()
+        loaded = time.perf_counter()
         try:
-            model = request.load_model()
-            loaded = time.perf_counter()
-            graph = self._export(model, request)
+            graph = self._captured(model, request)
             captured = time.perf_counter()
             finishing.finish(graph, model, request)
             finished = time.perf_counter()
             path = finishing.save(graph, request)
         except StrategyError as error:
-            raise error.located(strategy=self.name, stage="capture") from error.__cause__
-        except MemoryError:
-            raise
-        except Exception as error:
-            raise CaptureError(first_line(error), strategy=self.name, stage="capture") from error
+            raise error.located(self.name) from error.__cause__
+        except OSError as error:
+            reason = f"cannot write into {request.directory}: {error.strerror}"
+            raise StrategyError(reason, strategy=self.name, stage="save") from error
         return ExportArtifact(
             path=path,
             candidate=request.candidate,
@@ -145,6 +144,15 @@ class ExportStrategy(ABC):
                 "save": time.perf_counter() - finished,
             },
         )
+
+    def _captured(self, model: nn.Module, request: ExportRequest) -> ir.Model:
+        """Runs `_export`; whatever an exporter raises there is a failed capture."""
+        try:
+            return self._export(model, request)
+        except (StrategyError, MemoryError):
+            raise
+        except Exception as error:
+            raise CaptureError(first_line(error)) from error
 
     def warm_up(self) -> None:  # noqa: B027 - a strategy may have nothing to build
         """Builds what every attempt needs, in the process that attempts are forked from."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pickle
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, ClassVar, Self
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,10 +26,13 @@ class StrategyError(ExportError):
 
     Attributes:
         strategy: Name of the strategy, as in the registry.
-        stage: Where it failed: prepare, capture, lower, tag, save or verify.
+        stage: Where it failed: prepare, capture, lower, save, verify, or attempt where its
+            process was ended.
         reason: What happened, on one line.
         hint: The next step for the user, or None.
     """
+
+    usual_stage: ClassVar[str] = "attempt"
 
     def __init__(
         self, reason: str, *, strategy: str = "", stage: str = "", hint: str | None = None
@@ -45,23 +48,29 @@ class StrategyError(ExportError):
         text = f"{where}: {self.reason}" if where else self.reason
         return f"{text} ({self.hint})" if self.hint else text
 
-    def located(self, *, strategy: str, stage: str) -> Self:
-        """Fill in strategy and stage where the raiser did not know them; returns self."""
+    def located(self, strategy: str) -> Self:
+        """Fill in strategy and stage where the raiser did not; returns self."""
         self.strategy = self.strategy or strategy
-        self.stage = self.stage or stage
+        self.stage = self.stage or self.usual_stage
         return self
 
 
 class StrategyUnavailableError(StrategyError):
     """A precondition of the candidate is missing: a skip, not a failure."""
 
+    usual_stage: ClassVar[str] = "prepare"
+
 
 class CaptureError(StrategyError):
     """The model could not be captured; the exporter's own error is `__cause__`."""
 
+    usual_stage: ClassVar[str] = "capture"
+
 
 class LoweringError(StrategyError):
     """The captured model could not be turned into ONNX; the original is `__cause__`."""
+
+    usual_stage: ClassVar[str] = "lower"
 
 
 class AttemptTimeoutError(StrategyError):
@@ -91,6 +100,8 @@ class VerificationError(StrategyError):
         report: The `selector.VerificationReport` that says what is wrong.
         path: The file, still in the staging folder, or None.
     """
+
+    usual_stage: ClassVar[str] = "verify"
 
     def __init__(self, reason: str, *, report: Any, path: Path | None = None, **where: str) -> None:
         self.report = report
