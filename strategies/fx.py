@@ -20,19 +20,30 @@ from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
 import torch
-import torch._dynamo.config
-from torch.fx.experimental.symbolic_shapes import is_concrete_int
+from torch import nn
 
+from strategies import internals
 from strategies.base import ExportRequest, ExportStrategy, first_line
 from strategies.calling import NamedCall
-from strategies.errors import CaptureError
-from strategies.exported_program import lower, quiet
-from strategies.transformers_patches import patched_for_export
+from strategies.errors import CaptureError, StrategyUnavailableError
+from strategies.transformers_patches import load_translations, patched_for_export
 
 if TYPE_CHECKING:
     import onnx_ir as ir
-    from torch import nn
 
+# Nothing public says whether a size was fixed, tells operators from other functions, or
+# traces one operator by itself.
+PRIVATE_PARTS = (
+    "torch.export:Dim.AUTO",
+    "torch.export.graph_signature:TensorArgument",
+    "torch.fx.experimental.proxy_tensor:make_fx",
+    "torch.fx.experimental.symbolic_shapes:is_concrete_int",
+    "torch._dynamo.config:fake_tensor_cache_enabled",
+    "torch._ops:HigherOrderOperator",
+    "torch._ops:OpOverload",
+    "torch._subclasses.fake_tensor:FakeTensor",
+    "onnxscript.function_libs.torch_lib.registration:default_registry",
+)
 # Frames from these folders are the exporters' own, not the model's.
 _EXPORTERS = (
     str(Path(torch.__file__).parent),
@@ -47,28 +58,54 @@ class FxStrategy(ExportStrategy):
 
     name: ClassVar[str] = "fx"
 
+    def warm_up(self) -> None:
+        """Imports and builds what exporting the smallest of modules takes."""
+        _require_private_parts()
+        from strategies.exported_program import lower, quiet  # noqa: PLC0415 - needs those parts
+
+        call = NamedCall(nn.Linear(2, 2), ("input",), {}).eval()
+        with quiet():
+            load_translations()
+            program = _run_export(call, (torch.zeros(3, 2),), ((0,),))
+            lower(program, call.module, {}, opset=18)
+
     def _export(self, model: nn.Module, request: ExportRequest) -> ir.Model:
+        _require_private_parts()
+        from strategies.exported_program import lower, quiet  # noqa: PLC0415 - needs those parts
+
         call = NamedCall(model, tuple(request.inputs), request.constants).eval()
         with quiet(), patched_for_export(model) as translations:
             program = _capture(call, request)
             return lower(program, model, translations, opset=request.opset)
 
 
+def _require_private_parts() -> None:
+    for part in PRIVATE_PARTS:
+        try:
+            internals.find(part)
+        except (ImportError, AttributeError) as error:
+            msg = f"torch {torch.__version__} or its onnxscript has no {part.replace(':', '.')}"
+            raise StrategyUnavailableError(
+                msg, stage="prepare", hint="install the versions that constraints.txt names"
+            ) from error
+
+
 def _capture(call: NamedCall, request: ExportRequest) -> torch.export.ExportedProgram:
-    free = torch.export.Dim.AUTO
-    axes = tuple(dict.fromkeys(request.dynamic_axes.get(name, {}), free) for name in request.inputs)
+    free = tuple(tuple(request.dynamic_axes.get(name, ())) for name in request.inputs)
     try:
-        with torch.no_grad(), _without_slow_cache(dynamic=any(axes)):
-            program = torch.export.export(
-                call,
-                tuple(request.inputs.values()),
-                dynamic_shapes={"tensors": axes},
-                strict=False,
-            )
+        program = _run_export(call, tuple(request.inputs.values()), free)
     except Exception as error:
         raise CaptureError(_explain(error)) from error
     _require_free_axes(program, request)
     return program
+
+
+def _run_export(
+    call: NamedCall, tensors: tuple[torch.Tensor, ...], free: tuple[tuple[int, ...], ...]
+) -> torch.export.ExportedProgram:
+    axes = tuple(dict.fromkeys(indices, torch.export.Dim.AUTO) for indices in free)
+    with torch.no_grad(), _without_slow_cache(dynamic=any(free)):
+        return torch.export.export(call, tensors, dynamic_shapes={"tensors": axes}, strict=False)
 
 
 @contextlib.contextmanager
@@ -77,12 +114,16 @@ def _without_slow_cache(*, dynamic: bool) -> Iterator[None]:
     if not dynamic:
         yield
         return
+    import torch._dynamo.config  # noqa: PLC0415 - slow, and of no use to a static capture
+
     with torch._dynamo.config.patch(fake_tensor_cache_enabled=False):  # noqa: SLF001 - the switch's documented name
         yield
 
 
 def _require_free_axes(program: torch.export.ExportedProgram, request: ExportRequest) -> None:
     """Raises CaptureError where an axis that should vary was given a fixed size."""
+    from torch.fx.experimental.symbolic_shapes import is_concrete_int  # noqa: PLC0415 - slow
+
     given = set(program.graph_signature.user_inputs)
     placeholders = [node for node in program.graph.nodes if node.name in given]
     for name, node in zip(request.inputs, placeholders, strict=True):
@@ -90,7 +131,9 @@ def _require_free_axes(program: torch.export.ExportedProgram, request: ExportReq
             size = node.meta["val"].shape[axis]
             if is_concrete_int(size):
                 msg = f"axis {axis} ({label}) of {name} came out fixed at {size}"
-                raise CaptureError(msg, hint="forward depends on that size in Python")
+                raise CaptureError(
+                    msg, hint="something in forward takes that size as a plain number"
+                )
 
 
 def _explain(error: Exception) -> str:

@@ -49,7 +49,10 @@ def record(
     *,
     decompositions: Decompositions,
 ) -> Record:
-    """Runs the module once on real tensors; the sizes in the record are the inputs'.
+    """Runs the module once; the sizes in the record are the inputs'.
+
+    The tensors are fake, which costs neither the computation nor its memory. Where forward
+    asks for a value, or an operator has no fake counterpart, it is run on real ones.
 
     Args:
         module: In eval mode.
@@ -57,8 +60,11 @@ def record(
         constants: Python values bound to further parameters.
         decompositions: Operators to break up while recording.
     """
-    tensors = [tensor.clone() for tensor in inputs.values()]
     call = NamedCall(module, tuple(inputs), constants)
+    faked = symbolic.fake_inputs(inputs, {}, follow_values=False)
+    with contextlib.suppress(Exception):
+        return _record(call, faked.tensors, _Tracer(mode=faked.mode, decompositions=decompositions))
+    tensors = [tensor.clone() for tensor in inputs.values()]
     with _buffers_restored(module):
         return _record(call, tensors, _Tracer(mode=None, decompositions=decompositions))
 

@@ -10,6 +10,9 @@ from torch import nn
 
 from strategies.errors import StrategyUnavailableError
 
+# Where a transformers config keeps how to compute its experts.
+EXPERTS = "_experts_implementation_internal"
+
 Translations = Mapping[Callable[..., Any], Callable[..., Any]]
 
 
@@ -27,14 +30,13 @@ def patched_for_export(model: nn.Module) -> Iterator[Translations]:
         yield {}
         return
     try:
-        from transformers.exporters import exporter_dynamo, exporter_onnx, utils  # noqa: PLC0415 - slow, and plain modules do not need it
+        from transformers.exporters import exporter_dynamo, utils  # noqa: PLC0415 - slow, and plain modules do not need it
 
-        # There is no public name for the table.
-        translations: Translations = exporter_onnx._ONNX_TRANSLATION_TABLE  # noqa: SLF001
+        translations = load_translations()
     except (ImportError, AttributeError) as error:
         msg = f"this transformers lacks the exporters that fx builds on: {error}"
         raise StrategyUnavailableError(
-            msg, hint="install the version constraints.txt names"
+            msg, stage="prepare", hint="install the version that constraints.txt names"
         ) from error
     with (
         utils.apply_patches("onnx"),
@@ -45,20 +47,42 @@ def patched_for_export(model: nn.Module) -> Iterator[Translations]:
         yield translations
 
 
+def load_translations() -> Translations:
+    """The operators that transformers lowers otherwise than torchlib; importing them is slow.
+
+    Raises:
+        ImportError, AttributeError: The installed transformers does not have them.
+    """
+    from transformers.exporters import exporter_onnx  # noqa: PLC0415 - slow, as above
+
+    # There is no public name for the table.
+    table: Translations = exporter_onnx._ONNX_TRANSLATION_TABLE  # noqa: SLF001
+    return table
+
+
 def _is_from_transformers(module: nn.Module) -> bool:
     return any(base.__module__.startswith("transformers.") for base in type(module).__mro__)
 
 
 @contextmanager
 def _lowerable_experts(model: nn.Module) -> Iterator[None]:
-    """Computes mixtures of experts by batched products, as grouped ones have no ONNX form."""
-    choose = getattr(model, "set_experts_implementation", None)
-    current = getattr(getattr(model, "config", None), "_experts_implementation", None)
-    if choose is None or current in (None, "batched_mm"):
-        yield
-        return
-    choose("batched_mm")
+    """Computes mixtures of experts by batched products, as grouped ones have no ONNX form.
+
+    The configs are put back as they were: the public setter refuses to give some submodels
+    the default that they came with.
+    """
+    before = {
+        id(config): (config, vars(config)[EXPERTS])
+        for part in model.modules()
+        if EXPERTS in getattr(config := getattr(part, "config", None), "__dict__", {})
+    }
     try:
+        for part in model.modules():
+            _, chosen = before.get(id(getattr(part, "config", None)), (None, None))
+            choose: Any = getattr(part, "set_experts_implementation", None)
+            if chosen not in (None, "batched_mm") and choose is not None:
+                choose("batched_mm")
         yield
     finally:
-        choose(current)
+        for config, chosen in before.values():
+            vars(config)[EXPERTS] = chosen

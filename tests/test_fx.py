@@ -12,9 +12,9 @@ from torch import Tensor, nn
 
 from scripts.plain_modules import PLAIN, Branch, Shared
 from scripts.zoo import tiny_model
-from strategies import mutation
+from strategies import fx, mutation
 from strategies.base import Candidate, ExportArtifact
-from strategies.errors import CaptureError, LoweringError
+from strategies.errors import CaptureError, LoweringError, StrategyUnavailableError
 from strategies.fx import FxStrategy
 from tests.exporting import largest_error, request_for
 from tests.hooks import compare_tags
@@ -250,3 +250,29 @@ def test_mixture_of_experts_gets_its_own_implementation_back(tmp_path: Path) -> 
     artifact = FxStrategy()(request_for(model, bert_inputs(2, 7), STATIC, tmp_path))
     assert largest_error(artifact.path, model, bert_inputs(2, 7)) < 1e-5
     assert config._experts_implementation == before != "batched_mm"
+
+
+def test_patches_of_transformers_end_with_the_attempt(bert: Exported) -> None:
+    from transformers.exporters import exporter_onnx
+
+    assert torch.where.__module__ != exporter_onnx.__name__
+    assert torch.where is torch._C._VariableFunctions.where
+
+
+def test_warming_up_is_silent_and_makes_the_next_attempt_possible(
+    capfd: pytest.CaptureFixture[str], tmp_path: Path
+) -> None:
+    strategy = FxStrategy()
+    strategy.warm_up()
+    assert capfd.readouterr() == ("", "")
+    model, inputs = PLAIN["mlp"]()
+    assert strategy(request_for(model, inputs, STATIC, tmp_path)).nodes == 3
+
+
+def test_a_torch_without_a_private_part_makes_the_strategy_unavailable(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr(fx, "PRIVATE_PARTS", ("torch._ops:GoneInThisVersion",))
+    model, inputs = PLAIN["mlp"]()
+    with pytest.raises(StrategyUnavailableError, match=r"has no torch\._ops\.GoneInThisVersion"):
+        FxStrategy()(request_for(model, inputs, STATIC, tmp_path))

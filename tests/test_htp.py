@@ -176,6 +176,13 @@ class Mutates(nn.Module):
         return {"table": table, "row": before, "result": result}
 
 
+class MutatesAndLooks(Mutates):
+    """Asks for a value, so that it has to run on real tensors."""
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        return super().forward(x if float(x[0, 0]) < 1e9 else -x)
+
+
 class MutatesChunk(nn.Module):
     """Writes to one of several views, which only functionalisation knows how to write back."""
 
@@ -198,7 +205,7 @@ def test_mutation_that_cannot_be_rewritten_is_an_error(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("candidate", [DYNAMIC, STATIC], ids=str)
-@pytest.mark.parametrize("build", [Mutates, MutatesChunk])
+@pytest.mark.parametrize("build", [Mutates, MutatesAndLooks, MutatesChunk])
 def test_mutation_is_kept(tmp_path: Path, candidate: Candidate, build: type[nn.Module]) -> None:
     model = build()
     artifact = export(model, {"x": torch.randn(4, 4)}, candidate, tmp_path, {0: "rows"})
@@ -206,8 +213,9 @@ def test_mutation_is_kept(tmp_path: Path, candidate: Candidate, build: type[nn.M
     assert artifact.traced_share == 1.0
 
 
-def test_recording_leaves_buffers_as_they_were() -> None:
-    model = Mutates()
+@pytest.mark.parametrize("build", [Mutates, MutatesAndLooks])
+def test_recording_leaves_buffers_as_they_were(build: type[Mutates]) -> None:
+    model = build()
     decompositions = torchlib.toolkit().decompositions
     recording.record(model, {"x": torch.randn(4, 4)}, {}, decompositions=decompositions)
     assert float(model.count) == 0.0
