@@ -65,7 +65,13 @@ def record_forward(module: nn.Module, inputs: Mapping[str, Any]) -> Recording:
     Raises:
         AnalysisError: The forward runs neither way.
     """
-    with torch.no_grad(), _plain_kernels(), _unchanged(module), exportable(module), _silent():
+    with (
+        torch.no_grad(),
+        _plain_kernels(),
+        _unchanged(module),
+        exportable(module, plain_attention=True),
+        _silent(),
+    ):
         watch = _Watch()
         try:
             _run_fake(module, inputs, watch)

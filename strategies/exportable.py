@@ -6,32 +6,57 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+import torch
+from torch.overrides import TorchFunctionMode
+
 # Where a transformers config keeps the two choices. The public setters cannot put a model
 # back: they refuse to give a submodel the default that it came with.
 CHOICES = ("_attn_implementation_internal", "_experts_implementation_internal")
 
 
 @contextmanager
-def exportable(model: Any) -> Iterator[None]:
-    """Chooses implementations of attention and experts that consist of plain operators.
+def exportable(model: Any, *, plain_attention: bool) -> Iterator[None]:
+    """Chooses implementations that consist of operators which every lowering knows.
 
-    Fused attention has branches that depend on the mask, and grouped expert products
-    have no ONNX counterpart. The alternatives compute the same; verification compares
-    with the model as it was. Modules that offer no choice are left alone.
+    Grouped expert products have no ONNX counterpart, and what as_strided reads depends on
+    a layout in memory that ONNX does not have. The alternatives compute the same;
+    verification compares with the model as it was. Modules that offer no choice are left
+    alone.
+
+    Args:
+        model: Is put back as it was.
+        plain_attention: Whether to replace fused attention too, which has branches that
+            depend on the mask.
     """
     before = [
         (config, {name: vars(config)[name] for name in CHOICES if name in vars(config)})
         for config in _configs(model)
     ]
     try:
-        if any(chosen.get(CHOICES[0]) not in (None, "eager") for _, chosen in before):
+        if plain_attention and any(chosen.get(CHOICES[0]) != "eager" for _, chosen in before):
             model.set_attn_implementation("eager")
         if any(chosen.get(CHOICES[1]) not in (None, "batched_mm") for _, chosen in before):
             model.set_experts_implementation("batched_mm")
-        yield
+        with _MemoryOrder():
+            yield
     finally:
         for config, chosen in before:
             vars(config).update(chosen)
+
+
+class _MemoryOrder(TorchFunctionMode):
+    """Lets as_strided see its tensor in the order in which it lies in memory.
+
+    It reads memory, whatever the shape of the tensor it is called on; its lowerings read
+    the flattened tensor. The two agree once the axes stand in order of their strides.
+    """
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in (torch.as_strided, torch.Tensor.as_strided) and not args[0].is_contiguous():
+            strides = args[0].stride()
+            order = sorted(range(len(strides)), key=lambda axis: strides[axis], reverse=True)
+            args = (args[0].permute(order), *args[1:])
+        return func(*args, **(kwargs or {}))
 
 
 def _configs(model: Any) -> list[Any]:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
+from onnx_ir.tensor_adapters import from_torch_dtype
 
 from strategies import hierarchy
 from strategies.base import DATA_FILE, MODEL_FILE
@@ -101,7 +102,10 @@ def _name_inputs(graph: ir.Graph, request: ExportRequest) -> None:
     for value, name in zip(graph.inputs, expected, strict=True):
         value.name = name
         axes = request.dynamic_axes.get(name, {})
-        value.shape = _shape(tuple(request.inputs[name].shape), axes)
+        tensor = request.inputs[name]
+        value.shape = _shape(tuple(tensor.shape), axes)
+        # An input that nothing uses may have come out without its own type.
+        value.type = ir.TensorType(from_torch_dtype(tensor.dtype))
 
 
 def _name_outputs(graph: ir.Graph, request: ExportRequest) -> None:

@@ -9,9 +9,7 @@ from typing import Any
 from torch import nn
 
 from strategies.errors import StrategyUnavailableError
-
-# Where a transformers config keeps how to compute its experts.
-EXPERTS = "_experts_implementation_internal"
+from strategies.exportable import exportable
 
 Translations = Mapping[Callable[..., Any], Callable[..., Any]]
 
@@ -42,7 +40,7 @@ def patched_for_export(model: nn.Module) -> Iterator[Translations]:
         utils.apply_patches("onnx"),
         utils.apply_patches("dynamo"),
         exporter_dynamo.reset_model_state(model),
-        _lowerable_experts(model),
+        exportable(model, plain_attention=False),
     ):
         yield translations
 
@@ -62,27 +60,3 @@ def load_translations() -> Translations:
 
 def _is_from_transformers(module: nn.Module) -> bool:
     return any(base.__module__.startswith("transformers.") for base in type(module).__mro__)
-
-
-@contextmanager
-def _lowerable_experts(model: nn.Module) -> Iterator[None]:
-    """Computes mixtures of experts by batched products, as grouped ones have no ONNX form.
-
-    The configs are put back as they were: the public setter refuses to give some submodels
-    the default that they came with.
-    """
-    before = {
-        id(config): (config, vars(config)[EXPERTS])
-        for part in model.modules()
-        if EXPERTS in getattr(config := getattr(part, "config", None), "__dict__", {})
-    }
-    try:
-        for part in model.modules():
-            _, chosen = before.get(id(getattr(part, "config", None)), (None, None))
-            choose: Any = getattr(part, "set_experts_implementation", None)
-            if chosen not in (None, "batched_mm") and choose is not None:
-                choose("batched_mm")
-        yield
-    finally:
-        for config, chosen in before.values():
-            vars(config)[EXPERTS] = chosen

@@ -36,7 +36,7 @@ class UsageBasedStrategy(ExportStrategy):
         torchscript_scopes.require_supported_torch()
         body = _scripted(model, request) if request.candidate.scripted else model
         call = NamedCall(body, tuple(request.inputs), request.constants).eval()
-        with exportable(model), torchscript_scopes.exact_scopes(call):
+        with exportable(model, plain_attention=True), torchscript_scopes.exact_scopes(call):
             proto = _trace_and_lower(call, request)
         graph_model = ir.from_proto(proto)
         _attach_weights(graph_model.graph, call, len(request.inputs))

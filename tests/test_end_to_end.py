@@ -1,4 +1,4 @@
-"""The command as a user meets it: a model in, a verified file out, and every way it can go wrong."""
+"""The command as a user meets it: a model in, a verified file out, and all that can go wrong."""
 
 from __future__ import annotations
 
@@ -331,9 +331,7 @@ def test_dynamic_axes_insisted_on_where_none_may_vary(tmp_path: Path) -> None:
             return x.reshape(2, 3)
 
     with pytest.raises(InvalidRequestError, match="no axis"):
-        auto_export(
-            Fixed(), tmp_path / "x.onnx", inputs={"x": torch.randn(2, 3)}, dynamic=True
-        )
+        auto_export(Fixed(), tmp_path / "x.onnx", inputs={"x": torch.randn(2, 3)}, dynamic=True)
 
 
 # Interruptions
