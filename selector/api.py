@@ -12,7 +12,7 @@ from selector.chain import Attempt, Budget, ChainResult, ProgressCallback, run_c
 from selector.errors import InvalidRequestError
 from selector.publishing import plan_target, publish
 from selector.ranking import rank_candidates
-from selector.request import DEFAULT_OPSET, check_options
+from selector.request import DEFAULT_ATTEMPT_SECONDS, DEFAULT_OPSET, check_options
 from selector.source import ModelSource
 from selector.steps import Study, StudyOrder, Verified
 from selector.workshop import Workshop, model_name
@@ -98,7 +98,7 @@ def auto_export(  # noqa: PLR0913 - every argument is one thing a user may want 
             by the output's dtype.
         verify: "full", or "off" for a file nobody has checked.
         time_budget: Seconds for all attempts together.
-        attempt_timeout: Seconds for each attempt.
+        attempt_timeout: Seconds for each attempt, 900 by default.
         revision: Branch, tag or commit on the Hub.
         token: Hub token; by default the one `huggingface_hub` finds.
         trust_remote_code: Whether code in the model's repository may run.
@@ -116,7 +116,7 @@ def auto_export(  # noqa: PLR0913 - every argument is one thing a user may want 
         strategy=strategy, dynamic=dynamic, objective=objective, opset=opset, verify=verify,
         tolerance=tolerance, time_budget=time_budget, attempt_timeout=attempt_timeout,
     )  # fmt: skip
-    budget = Budget.starting_now(time_budget, attempt_timeout)
+    budget = Budget.starting_now(time_budget, attempt_timeout or DEFAULT_ATTEMPT_SECONDS)
     target = plan_target(output, model_name(model))
     with Workshop(target.staging_parent, progress) as workshop:
         workshop.load(

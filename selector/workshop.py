@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Self, cast
 
 from selector import steps
 from selector.chain import Attempt, Progress, ProgressCallback
+from selector.errors import AttemptCrashedError, ModelLoadError
 from selector.publishing import Target
 from selector.source import ModelSource, companion_files, resolve
 from selector.staging import stage_module
@@ -82,7 +83,12 @@ class Workshop:
             if self.source.kind == "module":
                 file = stage_module(cast("nn.Module", model), self.session.folder("module"))
                 self.source = replace(self.source, module_file=file)
-            self.notes = self.session.load(steps.load_subject, self.source)
+            try:
+                self.notes = self.session.load(steps.load_subject, self.source)
+            except AttemptCrashedError as error:
+                raise ModelLoadError(
+                    f"loading {self.source.name} ended its process, most likely for lack of memory"
+                ) from error
 
     def study(self, order: steps.StudyOrder) -> steps.Study:
         """Makes inputs, runs eager PyTorch, and analyses.

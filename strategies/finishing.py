@@ -43,6 +43,8 @@ def finish(model: ir.Model, module: nn.Module, request: ExportRequest) -> None:
     hierarchy.project(graph)
     classes = hierarchy.module_classes(module)
     hierarchy.name_nodes(graph, classes, hierarchy.called_paths(module))
+    # A constant is no operation of any module, and its name says where it is used.
+    passes.LiftConstantsToInitializersPass(lift_all_constants=True, size_limit=0)(model)
     model.producer_name = "autoexport"
     model.graph.name = "main"
     model.metadata_props.clear()

@@ -1,0 +1,45 @@
+"""Every tiny model and plain module of the zoo gets a verified file, nearly all a dynamic one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from scripts.plain_modules import PLAIN
+from scripts.zoo import TINY, tiny_model
+from selector import ExportResult, auto_export
+
+NAMES = (*TINY, *PLAIN)
+
+
+@pytest.fixture(scope="module")
+def export(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], ExportResult]:
+    """Exports a model of the zoo, once for all tests; the file is not kept."""
+    done: dict[str, ExportResult] = {}
+
+    def run(name: str) -> ExportResult:
+        if name not in done:
+            module, inputs = PLAIN[name]() if name in PLAIN else (tiny_model(name), None)
+            target = tmp_path_factory.mktemp("zoo") / f"{name}.onnx"
+            done[name] = auto_export(module, target, inputs=inputs, attempt_timeout=120)
+            target.unlink()
+        return done[name]
+
+    return run
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_there_is_a_verified_file_with_every_node_tagged(
+    export: Callable[[str], ExportResult], name: str
+) -> None:
+    result = export(name)
+    assert result.verification.ok
+    assert result.verification.untagged == 0
+    assert result.verification.cases
+    assert result.hierarchy.traced > 0
+
+
+def test_nine_in_ten_hold_their_dynamic_axes(export: Callable[[str], ExportResult]) -> None:
+    dynamic = [name for name in NAMES if export(name).verification.dynamic_axes]
+    assert len(dynamic) >= 0.9 * len(NAMES)
