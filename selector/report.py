@@ -9,6 +9,7 @@ import math
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
 from glob import escape as escape_glob
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
@@ -19,8 +20,6 @@ from rich.text import Text
 from selector.module_tree import ModuleNode, build_tree, visible_rows
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from selector.api import ExportResult
     from selector.chain import Attempt
     from selector.features import ModelFeatures
@@ -116,7 +115,7 @@ def _jsonable_error(error: BaseException) -> dict[str, Any]:
 def render_export(result: ExportResult) -> RenderableType:
     """The file, how it was made, what was checked, and every attempt."""
     facts = {
-        "file": f"{result.path} ({size_text(file_bytes(result.path))})",
+        "file": f"{path_text(result.path)} ({size_text(file_bytes(result.path))})",
         "model": source_text(result.source),
         "made by": str(result.candidate),
         **_verification_facts(result.verification),
@@ -250,6 +249,11 @@ def size_text(count: int | None) -> str:
     return f"{count} B" if units[0] == "B" else f"{amount:.1f} {units[0]}"
 
 
+def path_text(path: Path) -> str:
+    """A path as one would type it: relative to the working folder if it lies there."""
+    return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
+
+
 def file_bytes(path: Path) -> int:
     """Bytes of an ONNX file and of the external data beside it, whichever name it has."""
     digest = "[0-9a-f]" * 8
@@ -273,7 +277,8 @@ def source_text(source: ModelSource) -> str:
     revision = source.commit or source.revision
     at_revision = f" @ {revision[:12]}" if revision else ""
     random = ", random weights" if source.random_weights else ""
-    return f"{source.origin}{at_revision} ({source.kind}{random})"
+    origin = path_text(Path(source.origin)) if source.kind == "folder" else source.origin
+    return f"{origin}{at_revision} ({source.kind}{random})"
 
 
 def timings_text(timings: Mapping[str, float]) -> str:
