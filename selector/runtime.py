@@ -52,7 +52,9 @@ class Session:
                 str(path), options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:
-            raise RuntimeRefusalError(f"does not load it: {_message(error)}") from error
+            # The file is still staged, in a folder that means nothing to the user.
+            message = _message(error).replace(str(path), path.name)
+            raise RuntimeRefusalError(f"does not load it: {message}") from error
         self._names = [item.name for item in self._session.get_outputs()]
         self._types = {item.name: item.type for item in self._session.get_inputs()}
         self._half = "tensor(bfloat16)" in {
