@@ -22,11 +22,13 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from selector.chain import Progress
-from selector.measuring import Measured, measure
-from selector.steps import Subject
+from selector.chain import record_attempt
+from selector.measuring import Measured
+from selector.request import DEFAULT_OPSET
+from selector.steps import StudyOrder, Subject
 from selector.workshop import Workshop
 from strategies.base import Candidate
+from strategies.isolation import Limits
 
 # Success, and seconds where it was one, of the test this repeats (2025-01-25).
 SEED: dict[str, dict[str, float | None]] = {
@@ -73,41 +75,31 @@ def _models() -> Iterator[tuple[str, str | Path]]:
 
 
 def _row(name: str, source: str | Path, repeats: int) -> Row:
-    print(f"{name}", flush=True)
+    print(name, flush=True)
     measured: dict[str, list[Measured]] = {strategy: [] for strategy in STRATEGIES}
     dynamo: list[float] = []
-    # One after the other in turns, so that what else the machine does meets all alike.
-    for _ in range(repeats):
-        result = measure(
-            source,
-            random_weights=isinstance(source, str),
-            dynamic=True,
-            chosen=_traced,
-            progress=_print_attempt,
-        )
-        for item in result.results:
-            measured[item.attempt.candidate.strategy].append(item)
-        dynamo.append(_dynamo_seconds(source))
-        print(f"  torch.onnx.export(dynamo=True): {dynamo[-1]:.1f} s", flush=True)
-    return Row(model=name, measured=measured, dynamo_seconds=dynamo)
-
-
-def _traced(offered: Sequence[Candidate]) -> list[Candidate]:
-    return [candidate for candidate in offered if not candidate.scripted]
-
-
-def _print_attempt(event: Progress) -> None:
-    if event.attempt is not None:
-        print(f"  {event.attempt}", flush=True)
-
-
-def _dynamo_seconds(source: str | Path) -> float:
-    from selector.steps import StudyOrder  # noqa: PLC0415
-
-    with Workshop() as workshop:
+    with Workshop(warm=STRATEGIES) as workshop:
         workshop.load(source, random_weights=isinstance(source, str))
-        study = workshop.study(StudyOrder(check=False))
-        return workshop.session.attempt(_dynamo, study, warm=("fx",)).value()
+        study = workshop.study(StudyOrder())
+        # In turns, so that what else the machine does meets all alike. The files of one
+        # round are the files of the next, so one round is verified.
+        for round_number in range(repeats):
+            run = workshop.attempts(
+                study,
+                opset=DEFAULT_OPSET,
+                external_data=None,
+                verify="off" if round_number else "full",
+                tolerance=None,
+            )
+            for strategy in STRATEGIES:
+                candidate = Candidate(strategy=strategy)
+                outcome = run(candidate, Limits())
+                attempt = record_attempt(round_number + 1, candidate, outcome)
+                print(f"  {attempt}", flush=True)
+                measured[strategy].append(Measured(attempt=attempt, verified=outcome.result))
+            dynamo.append(workshop.session.attempt(_dynamo, study, warm=("fx",)).value())
+            print(f"  torch.onnx.export(dynamo=True): {dynamo[-1]:.1f} s", flush=True)
+    return Row(model=name, measured=measured, dynamo_seconds=dynamo)
 
 
 def _dynamo(subject: Subject, study: Any) -> float:
@@ -185,7 +177,7 @@ def _detail(row: Row) -> dict[str, Any]:
             strategy: {
                 "export_seconds": _seconds(items),
                 "attempts": [str(item.attempt) for item in items],
-                **_file_facts(items[-1]),
+                **_file_facts(items[0]),
             }
             for strategy, items in row.measured.items()
         },
@@ -252,7 +244,7 @@ def _line(row: Row, strategy: str) -> str:
         return (
             f"| {row.model} | {strategy} | {before} | failed: {items[-1].attempt.error} | | | | | |"
         )
-    facts = _file_facts(items[-1])
+    facts = _file_facts(items[0])
     axes = ", ".join(sorted({name for names in facts["dynamic_axes"].values() for name in names}))
     return (
         f"| {row.model} | {strategy} | {before} | {seconds:.2f} s | "

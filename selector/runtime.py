@@ -47,6 +47,10 @@ class Session:
         options = ort.SessionOptions()
         options.log_severity_level = _SILENT
         options.graph_optimization_level = LEVELS[level]
+        # The arena grows by doubling and gives nothing back, which large activations at a
+        # second batch size do not leave room for.
+        options.enable_cpu_mem_arena = False
+        options.enable_mem_pattern = False
         try:
             self._session = ort.InferenceSession(
                 str(path), options, providers=["CPUExecutionProvider"]

@@ -101,11 +101,9 @@ class ExportStrategy(ABC):
 
     Attributes:
         name: As in the registry.
-        supports_scripting: Whether candidates with `scripted=True` make sense.
     """
 
     name: ClassVar[str]
-    supports_scripting: ClassVar[bool] = False
 
     def __call__(self, request: ExportRequest) -> ExportArtifact:
         """Captures, lowers, tags, and writes `model.onnx` into the request's folder.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import importlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
 
@@ -27,10 +28,8 @@ class HtpStrategy(ExportStrategy):
     def warm_up(self) -> None:
         """Reads torchlib, which takes seconds, and imports what records need."""
         internals.require_supported_torch()
-        from strategies import symbolic, torchlib  # noqa: PLC0415 - as below
-
-        symbolic.__name__  # noqa: B018 - imported for later
-        torchlib.toolkit()
+        importlib.import_module("strategies.symbolic")
+        importlib.import_module("strategies.torchlib").toolkit()
 
     def _export(self, model: nn.Module, request: ExportRequest) -> ir.Model:
         internals.require_supported_torch()

@@ -192,9 +192,8 @@ class Session:
 
     def folder(self, name: str) -> Path:
         """A new private folder within `staging`."""
-        path = self.staging / name
-        path.mkdir(parents=True)
-        return path
+        self.staging.mkdir(exist_ok=True)
+        return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.staging))
 
     def load(self, function: Callable[..., Any], *args: Any) -> Any:
         """Calls `function(*args)` in the session itself and keeps what it returns there.

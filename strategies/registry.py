@@ -16,6 +16,9 @@ BUILTIN = {
     "fx": "strategies.fx:FxStrategy",
 }
 
+# Those that can keep branches and loops on tensor values in the file.
+SCRIPTING = frozenset({"usage_based"})
+
 
 def names() -> tuple[str, ...]:
     """Names of all strategies, the built-in ones first, third-party ones by name."""
@@ -46,7 +49,7 @@ def portfolio(*, dynamic: bool | None = None, scripting: bool = False) -> tuple[
         for wanted in (True, False)
         if dynamic is None or dynamic is wanted
         for name in names()
-        for scripted in ((True, False) if scripting and name == "usage_based" else (False,))
+        for scripted in ((True, False) if scripting and name in SCRIPTING else (False,))
     )
 
 

@@ -30,7 +30,6 @@ class UsageBasedStrategy(ExportStrategy):
     """Captures by `torch.jit.trace`, lowers by torch's TorchScript symbolics."""
 
     name: ClassVar[str] = "usage_based"
-    supports_scripting: ClassVar[bool] = True
 
     def _export(self, model: nn.Module, request: ExportRequest) -> ir.Model:
         torchscript_scopes.require_supported_torch()
@@ -48,7 +47,7 @@ class UsageBasedStrategy(ExportStrategy):
 
 
 def _scripted(model: nn.Module, request: ExportRequest) -> nn.Module:
-    """Scripts the module and runs it once, so that its graph is there to be traced into."""
+    """The module with its branches and loops, for a trace of what is around it."""
     if request.constants:
         names = ", ".join(request.constants)
         msg = f"a scripted forward takes tensors only, and {names} would have to be bound"

@@ -256,7 +256,10 @@ def _ending(watched: _Watched, seconds: float, log_tail: str) -> ExportError:
     """The error for a process that ended without an answer."""
     peak = f"{watched.peak / 1e9:.1f} GB"
     if watched.killed == "time":
-        return AttemptTimeoutError(f"stopped after {seconds:.0f} s, its time limit")
+        return AttemptTimeoutError(
+            f"stopped after {seconds:.0f} s, its time limit",
+            hint="--attempt-timeout or --time-budget allow more",
+        )
     if watched.killed == "memory":
         return AttemptOutOfMemoryError(f"stopped at {peak}, its memory limit")
     if os.WIFSIGNALED(watched.status):

@@ -401,7 +401,7 @@ def test_killed_at_any_moment_there_is_the_old_file_or_none(tmp_path: Path) -> N
     assert outcomes[10] is None
 
 
-@pytest.mark.parametrize("seconds", [0.5, 3.0, 6.0])
+@pytest.mark.parametrize("seconds", [0.0, 2.0, 4.0])
 def test_ctrl_c_stops_within_a_second_and_leaves_nothing(
     seconds: float, checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -412,6 +412,8 @@ def test_ctrl_c_stops_within_a_second_and_leaves_nothing(
         text=True,
         cwd=ROOT,
     )
+    assert process.stderr is not None
+    assert process.stderr.readline().startswith("source:")
     time.sleep(seconds)
     process.send_signal(signal.SIGINT)
     sent = time.monotonic()
@@ -422,5 +424,5 @@ def test_ctrl_c_stops_within_a_second_and_leaves_nothing(
     assert process.returncode == 130, errors
     assert errors.strip().splitlines()[-1] == "autoexport: interrupted"
     assert "Traceback" not in errors
-    assert took < 1.5
+    assert took < 1.0
     assert list(tmp_path.iterdir()) == []
