@@ -224,7 +224,9 @@ def test_interruption_has_the_shell_s_codes() -> None:
 
 
 WAIT = """
-import sys, time
+import signal, sys, time
+# Shells start background jobs with SIGINT ignored, and what they run inherits that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 from selector import cli
 
 def wait(options):

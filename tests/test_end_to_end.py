@@ -401,12 +401,21 @@ def test_killed_at_any_moment_there_is_the_old_file_or_none(tmp_path: Path) -> N
     assert outcomes[10] is None
 
 
+# Shells start background jobs with SIGINT ignored, and what they run inherits that.
+INTERRUPTIBLE = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from selector.cli import main
+sys.exit(main())
+"""
+
+
 @pytest.mark.parametrize("seconds", [0.0, 2.0, 4.0])
 def test_ctrl_c_stops_within_a_second_and_leaves_nothing(
     seconds: float, checkpoint: Path, tmp_path: Path
 ) -> None:
     process = subprocess.Popen(
-        [sys.executable, "-m", "selector", "export", checkpoint, "-o", tmp_path / "model.onnx"],
+        [sys.executable, "-c", INTERRUPTIBLE, "export", checkpoint, "-o", tmp_path / "model.onnx"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
