@@ -209,7 +209,7 @@ def test_progress_tells_every_stage(tmp_path: Path) -> None:
 # The ways it goes wrong
 
 
-def refused(
+def expect_refusal(
     autoexport: Command, tmp_path: Path, *arguments: str | Path, code: int, words: str
 ) -> None:
     target = tmp_path / "target.onnx"
@@ -231,46 +231,46 @@ def test_a_truncated_checkpoint(checkpoint: Path, tmp_path: Path, autoexport: Co
         (folder / file.name).write_bytes(file.read_bytes())
     weights = folder / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1000])
-    refused(autoexport, tmp_path, folder, code=3, words="model.safetensors")
+    expect_refusal(autoexport, tmp_path, folder, code=3, words="model.safetensors")
 
 
 def test_a_folder_without_config(tmp_path: Path, autoexport: Command) -> None:
     (tmp_path / "empty").mkdir()
-    refused(autoexport, tmp_path, tmp_path / "empty", code=3, words="config.json")
+    expect_refusal(autoexport, tmp_path, tmp_path / "empty", code=3, words="config.json")
 
 
 def test_a_config_of_an_unknown_type(tmp_path: Path, autoexport: Command) -> None:
     (tmp_path / "odd").mkdir()
     (tmp_path / "odd" / "config.json").write_text('{"model_type": "no-such-type"}')
-    refused(
+    expect_refusal(
         autoexport, tmp_path, tmp_path / "odd", "--random-weights", code=3, words="no-such-type"
     )
 
 
 def test_a_type_name_with_a_typo(tmp_path: Path, autoexport: Command) -> None:
-    refused(autoexport, tmp_path, "berd", "--random-weights", code=3, words="bert")
+    expect_refusal(autoexport, tmp_path, "berd", "--random-weights", code=3, words="bert")
 
 
 def test_an_unknown_strategy(checkpoint: Path, tmp_path: Path, autoexport: Command) -> None:
-    refused(
+    expect_refusal(
         autoexport, tmp_path, checkpoint, "--strategy", "usage-based", code=2,
         words="did you mean 'usage_based'",
     )  # fmt: skip
 
 
 def test_contradictory_options(checkpoint: Path, tmp_path: Path, autoexport: Command) -> None:
-    refused(
+    expect_refusal(
         autoexport, tmp_path, checkpoint, "--verify", "off", "--tolerance", "0.1", code=2,
         words="tolerance",
     )  # fmt: skip
 
 
 def test_inputs_that_do_not_fit(checkpoint: Path, tmp_path: Path, autoexport: Command) -> None:
-    refused(
+    expect_refusal(
         autoexport, tmp_path, checkpoint, "--input", "input_idz=2x8:int64", code=2,
         words="did you mean 'input_ids'",
     )  # fmt: skip
-    refused(
+    expect_refusal(
         autoexport, tmp_path, checkpoint, "--input", "input_ids=2x8x4:int64", code=2,
         words="input_ids",
     )  # fmt: skip
