@@ -225,8 +225,9 @@ def test_interruption_has_the_shell_s_codes() -> None:
 
 WAIT = """
 import signal, sys, time
-# Shells start background jobs with SIGINT ignored, and what they run inherits that.
+# Shells start background jobs with SIGINT ignored, nohup ignores SIGHUP; both are inherited.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 from selector import cli
 
 def wait(options):
