@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 Array = NDArray[Any]
 
 # Largest error that counts as rounding, relative to the output's magnitude. Correct float32
-# exports are seen within 7e-6 at full size and 1e-6 at small ones; wrong ones start at
-# 2e-4 where random weights mute them. The half precisions get about ten of their epsilons.
+# exports are seen within 7e-6 at full size and 1e-6 at small ones; one wrong
+# file was off by only 2e-4, as random weights mute errors. The half precisions get about ten
+# of their epsilons.
 TOLERANCES = {"float64": 1e-6, "float32": 1e-4, "float16": 1e-2, "bfloat16": 6e-2}
 # A model that amplifies rounding gets more, in proportion, up to this; runtimes sum in
 # another order and fuse (T5 is off by 3e-3 on outputs of order ten). 1e-3 is where float32

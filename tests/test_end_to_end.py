@@ -410,7 +410,7 @@ sys.exit(main())
 """
 
 
-@pytest.mark.parametrize("seconds", [0.0, 2.0, 4.0])
+@pytest.mark.parametrize("seconds", [0.0, 1.0, 2.0])
 def test_ctrl_c_stops_within_a_second_and_leaves_nothing(
     seconds: float, checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -428,8 +428,6 @@ def test_ctrl_c_stops_within_a_second_and_leaves_nothing(
     sent = time.monotonic()
     _, errors = process.communicate(timeout=30)
     took = time.monotonic() - sent
-    if process.returncode == 0:
-        pytest.skip("this machine was done before it could be interrupted")
     assert process.returncode == 130, errors
     assert errors.strip().splitlines()[-1] == "autoexport: interrupted"
     assert "Traceback" not in errors
