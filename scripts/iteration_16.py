@@ -27,8 +27,8 @@ from selector.measuring import Measured
 from selector.request import DEFAULT_OPSET
 from selector.steps import StudyOrder, Subject
 from selector.workshop import Workshop
-from strategies.base import Candidate
 from strategies.isolation import Limits
+from strategies.registry import portfolio
 
 # Success, and seconds where it was one, of the test this repeats (2025-01-25).
 SEED: dict[str, dict[str, float | None]] = {
@@ -36,6 +36,11 @@ SEED: dict[str, dict[str, float | None]] = {
     "facebook/sam-vit-base": {"fx": None, "htp": 40.61, "usage_based": 33.64},
 }
 STRATEGIES = ("usage_based", "htp", "fx")
+# Those that an export tries first where a strategy is asked for by name.
+CANDIDATES = {
+    strategy: next(item for item in portfolio(dynamic=True) if item.strategy == strategy)
+    for strategy in STRATEGIES
+}
 PACKAGES = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime")
 
 
@@ -87,12 +92,11 @@ def _row(name: str, source: str | Path, repeats: int) -> Row:
             run = workshop.attempts(
                 study,
                 opset=DEFAULT_OPSET,
-                external_data=None,
+                weights="copy",
                 verify="off" if round_number else "full",
                 tolerance=None,
             )
-            for strategy in STRATEGIES:
-                candidate = Candidate(strategy=strategy)
+            for strategy, candidate in CANDIDATES.items():
                 outcome = run(candidate, Limits())
                 attempt = record_attempt(round_number + 1, candidate, outcome)
                 print(f"  {attempt}", flush=True)
@@ -237,18 +241,16 @@ def _markdown(rows: Sequence[Row]) -> str:
 
 
 def _line(row: Row, strategy: str) -> str:
-    items = row.measured[strategy]
+    name, items = CANDIDATES[strategy], row.measured[strategy]
     seconds = _seconds(items)
     then = SEED.get(row.model, {}).get(strategy, "")
     before = "failed" if then is None else f"{then} s" if then else "not tested"
     if seconds is None:
-        return (
-            f"| {row.model} | {strategy} | {before} | failed: {items[-1].attempt.error} | | | | | |"
-        )
+        return f"| {row.model} | {name} | {before} | failed: {items[-1].attempt.error} | | | | | |"
     facts = _file_facts(items[0])
     axes = ", ".join(sorted({name for names in facts["dynamic_axes"].values() for name in names}))
     return (
-        f"| {row.model} | {strategy} | {before} | {seconds:.2f} s | "
+        f"| {row.model} | {name} | {before} | {seconds:.2f} s | "
         f"{facts['file_bytes'] / 1e6:.1f} | {facts['nodes']} | {facts['traced_share']:.0%} | "
         f"{axes} | {facts['max_relative_error']:.1e} |"
     )

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +37,11 @@ FINDINGS_KEPT = 10
 
 
 def analyze_module(
-    module: nn.Module, config: PretrainedConfig | None, inputs: ExampleInputs
+    module: nn.Module,
+    config: PretrainedConfig | None,
+    inputs: ExampleInputs,
+    *,
+    prepare: Callable[[], object] = lambda: None,
 ) -> ModelFeatures:
     """Reads the forwards' source and runs the forward once, without weights where that works.
 
@@ -47,13 +51,15 @@ def analyze_module(
         module: In eval mode.
         config: Its config, or None for a plain module.
         inputs: Of which the example case is used.
+        prepare: Makes the weights' values available; called before a run that needs them.
 
     Raises:
         AnalysisError: The forward fails on the example inputs, or this torch keeps its
             operator registries elsewhere.
     """
     flow = analyze_control_flow(module, inputs.names)
-    recording = operators.record_forward(module, {**inputs.make(seed=0), **inputs.constants})
+    given = {**inputs.make(seed=0), **inputs.constants}
+    recording = operators.record_forward(module, given, prepare)
     findings, dependent = _judge(flow, recording)
     return ModelFeatures(
         model_type=getattr(config, "model_type", None),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from selector.chain import Attempt, Budget, ChainResult, ProgressCallback, run_chain
 from selector.errors import InvalidRequestError
 from selector.publishing import plan_target, publish
-from selector.ranking import rank_candidates
+from selector.ranking import prepare_ranker, rank_candidates
 from selector.request import DEFAULT_ATTEMPT_SECONDS, DEFAULT_OPSET, check_options
 from selector.source import ModelSource
 from selector.steps import Study, StudyOrder, Verified
@@ -33,6 +33,7 @@ class ExportResult:
 
     Attributes:
         path: The ONNX file.
+        file_bytes: Bytes of it and of the files with its weights.
         candidate: The strategy and options that made it.
         features: What the ranking was based on; None where the analysis failed.
         ranking: The order of candidates with its reasons.
@@ -45,6 +46,7 @@ class ExportResult:
     """
 
     path: Path
+    file_bytes: int
     candidate: Candidate
     features: ModelFeatures | None
     ranking: Ranking
@@ -74,7 +76,7 @@ def auto_export(  # noqa: PLR0913 - every argument is one thing a user may want 
     token: str | None = None,
     trust_remote_code: bool = False,
     random_weights: bool = False,
-    external_data: bool | None = None,
+    weights: str = "copy",
     ranker: str | os.PathLike[str] | None = None,
     progress: ProgressCallback | None = None,
 ) -> ExportResult:
@@ -96,14 +98,17 @@ def auto_export(  # noqa: PLR0913 - every argument is one thing a user may want 
         opset: ONNX operator set, 18 to 20; 18 by default.
         tolerance: Largest error allowed, relative to an output's magnitude; by default
             by the output's dtype.
-        verify: "full", or "off" for a file nobody has checked.
+        verify: "full"; "light", for models too large to run, checks the file's structure
+            and the numbers of a copy with few layers and random weights; "off" nothing.
         time_budget: Seconds for all attempts together.
         attempt_timeout: Seconds for each attempt, 900 by default.
         revision: Branch, tag or commit on the Hub.
         token: Hub token; by default the one `huggingface_hub` finds.
         trust_remote_code: Whether code in the model's repository may run.
         random_weights: Whether to make up the weights of a model that has none.
-        external_data: Whether weights go beside the file; by default above 1.5 GB.
+        weights: Where they go: "copy" puts a checkpoint's own files beside the model and
+            writes other weights to one data file, "link" makes hard links instead of
+            copies, "embed" puts all of them into the model's file, up to 2 GB.
         ranker: Trained ranker to use instead of the shipped one.
         progress: Called with an event when a stage begins and when an attempt ends.
 
@@ -115,16 +120,18 @@ def auto_export(  # noqa: PLR0913 - every argument is one thing a user may want 
     check_options(
         strategy=strategy, dynamic=dynamic, objective=objective, opset=opset, verify=verify,
         tolerance=tolerance, time_budget=time_budget, attempt_timeout=attempt_timeout,
+        weights=weights,
     )  # fmt: skip
     budget = Budget.starting_now(time_budget, attempt_timeout or DEFAULT_ATTEMPT_SECONDS)
     target = plan_target(output, model_name(model))
     with Workshop(target.staging_parent, progress) as workshop:
         workshop.load(
             model, revision=revision, token=token, random_weights=random_weights,
-            trust_remote_code=trust_remote_code, task=task,
+            trust_remote_code=trust_remote_code, task=task, real=verify == "full",
+            meanwhile=lambda: prepare_ranker(ranker),
         )  # fmt: skip
         study = workshop.study(
-            StudyOrder(task=task, given=inputs, dynamic=bool(dynamic), check=verify != "off")
+            StudyOrder(task=task, given=inputs, dynamic=bool(dynamic), verify=verify)
         )
         order = rank_candidates(
             study.features,
@@ -135,13 +142,18 @@ def auto_export(  # noqa: PLR0913 - every argument is one thing a user may want 
         chain = run_chain(
             [ranked.candidate for ranked in order.order],
             workshop.attempts(
-                study, opset=opset or DEFAULT_OPSET, external_data=external_data, verify=verify,
-                tolerance=tolerance,
+                study, opset=opset or DEFAULT_OPSET, weights=weights, verify=verify,
+                tolerance=tolerance, data_stem=target.data_stem,
             ),
             budget=budget,
             on_attempt=workshop.tell_attempt,
         )  # fmt: skip
-        path = publish(chain.value.artifact.path.parent, target, workshop.companions(target))
+        path = publish(
+            chain.value.artifact.path.parent,
+            target,
+            workshop.companions(target),
+            spare=workshop.weight_files(),
+        )
     return _result(path, chain, order, study, workshop)
 
 
@@ -152,7 +164,7 @@ def candidates(study: Study, *, strategy: str, dynamic: bool | str) -> tuple[Can
         InvalidRequestError: Dynamic axes are insisted on and no axis may vary.
     """
     wanted = None if dynamic == "auto" else bool(dynamic)
-    if not study.inputs.dynamic_axes:
+    if not study.dynamic_axes:
         if wanted:
             raise InvalidRequestError(
                 "dynamic axes were asked for, but no axis of this model's inputs may vary: "
@@ -175,15 +187,18 @@ def _result(
     workshop: Workshop,
 ) -> ExportResult:
     artifact = chain.value.artifact
-    notes = [*workshop.notes, *study.notes]
+    notes = [*workshop.notes, *study.notes, *artifact.notes]
     if order.note:
         notes.append(order.note)
-    if not chain.candidate.dynamic and study.inputs.dynamic_axes:
+    if not chain.candidate.dynamic and study.dynamic_axes:
         notes.append("the file is static: it runs at the example inputs' shapes only")
     if chain.value.verification.level == "off":
         notes.append("the file was not verified")
+    if chain.value.verification.level == "light":
+        notes += chain.value.verification.notes
     return ExportResult(
         path=path,
+        file_bytes=artifact.file_bytes,
         candidate=chain.candidate,
         features=study.features,
         ranking=order,

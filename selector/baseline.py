@@ -9,10 +9,11 @@ import platform
 import re
 import tempfile
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
@@ -41,10 +42,17 @@ class CandidateRecord(_Strict):
     strategy: str = Field(min_length=1)
     dynamic: bool = True
     scripted: bool = False
+    # Files from before there was a choice do not name it: they were made with real weights.
+    weights: Literal["real", "void"] = "real"
+
+    @classmethod
+    def of(cls, candidate: Candidate) -> Self:
+        """The record of a candidate."""
+        return cls.model_validate(asdict(candidate))
 
     def candidate(self) -> Candidate:
         """The candidate itself."""
-        return Candidate(strategy=self.strategy, dynamic=self.dynamic, scripted=self.scripted)
+        return Candidate(**self.model_dump())
 
 
 class Record(_Strict):
@@ -150,11 +158,7 @@ def record(  # noqa: PLR0913 - one keyword for each thing that was measured
         architecture=features.architecture if features else None,
         config_digest=features.config_digest if features else None,
         features=features.to_json() if features else None,
-        candidate=CandidateRecord(
-            strategy=attempt.candidate.strategy,
-            dynamic=attempt.candidate.dynamic,
-            scripted=attempt.candidate.scripted,
-        ),
+        candidate=CandidateRecord.of(attempt.candidate),
         success=attempt.outcome == "succeeded",
         stage=error.stage or None if error else None,
         error_type=type(error).__name__ if error else None,

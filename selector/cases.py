@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import torch
 
+# Seeds of the cases that inputs are tried out on, and that files are held against.
+EXAMPLE_SEED, VALUES_SEED, SIZES_SEED = 0, 1, 2
 STYLES = ("example", "unpadded", "positive", "negative", "large", "small")
 
 FILLS = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
 import tenacity
@@ -17,8 +17,9 @@ from selector.errors import (
     StrategyError,
     StrategyUnavailableError,
     VerificationError,
+    VoidReadError,
 )
-from strategies.base import Candidate
+from strategies.base import REAL, VOID, Candidate
 from strategies.isolation import Limits, Outcome
 
 Value = TypeVar("Value")
@@ -123,7 +124,8 @@ def run_chain(
     """Tries one candidate after the other until one succeeds.
 
     Only the `StrategyError` family moves the chain on; any other error is a bug, or the
-    user's wish to stop, and passes through.
+    user's wish to stop, and passes through. What a candidate without weights failed of says
+    when to try the same one with weights, see `reconsidered`.
 
     Args:
         candidates: In order of preference.
@@ -144,6 +146,9 @@ def run_chain(
         record = record_attempt(len(attempts) + 1, candidate, outcome)
         attempts.append(record)
         on_attempt(record)
+        if record.error and not isinstance(record.error, StrategyUnavailableError):
+            read = isinstance(record.error, VoidReadError)
+            waiting[:] = reconsidered(waiting, candidate, read_weights=read)
         return ChainResult(value=outcome.value(), candidate=candidate, attempts=tuple(attempts))
 
     def nothing_left(_: tenacity.RetryCallState) -> bool:
@@ -158,6 +163,27 @@ def run_chain(
         return retrying(attempt_next)
     except StrategyError:
         raise _failure(attempts, waiting) from attempts[0].error
+
+
+def reconsidered(
+    waiting: Sequence[Candidate], failed: Candidate, *, read_weights: bool
+) -> list[Candidate]:
+    """What to try next, where a candidate without weights told of its twin with them.
+
+    Args:
+        waiting: In order of preference.
+        failed: What was tried.
+        read_weights: Whether it failed because forward reads a weight's value. Only then the
+            twin can do better, and is next. Else the two fail alike, nearly always, and the
+            twin comes after all others that are as dynamic.
+    """
+    twin = replace(failed, weights=REAL)
+    if failed.weights != VOID or twin not in waiting:
+        return list(waiting)
+    others = [item for item in waiting if item != twin]
+    alike = (at for at, item in enumerate(others, 1) if item.dynamic == twin.dynamic)
+    place = 0 if read_weights else max(alike, default=0)
+    return [*others[:place], twin, *others[place:]]
 
 
 def outcome_name(error: Exception | None) -> str:

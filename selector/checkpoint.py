@@ -181,6 +181,12 @@ def weight_files(folder: Path, entry: str) -> tuple[str, ...]:
     return names
 
 
+def weight_paths(folder: Path) -> tuple[Path, ...]:
+    """The files that a checkpoint's weights are read from, their index left out; maybe none."""
+    entry = weights_entry({item.name for item in folder.iterdir()}, read_config(folder))
+    return tuple(folder / name for name in weight_files(folder, entry)) if entry else ()
+
+
 def check_weights(folder: Path, entry: str) -> None:
     """Finds missing, truncated and broken weight files by their headers and lengths alone.
 
@@ -231,6 +237,12 @@ def read_header(path: Path) -> dict[str, Any]:
             f"{path} is damaged: {size} bytes where its header says {expected}; fetch it again"
         )
     return tensors
+
+
+def data_start(path: Path) -> int:
+    """Where in a safetensors file the data begins, which `data_offsets` count from."""
+    with path.open("rb") as file:
+        return 8 + int.from_bytes(file.read(8), "little")
 
 
 def stored_dtypes(folder: Path, config: Mapping[str, Any]) -> frozenset[str]:

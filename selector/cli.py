@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import atexit
 import contextlib
+import gc
 import signal
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -57,6 +59,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code, see `EXIT_CODES`.
     """
     given = sys.argv[1:] if arguments is None else list(arguments)
+    # When Python ends it looks for garbage in everything that was ever imported.
+    atexit.register(gc.freeze)
     try:
         with _signals_raise():
             options = parse_arguments(given, list(COMMANDS))
@@ -135,7 +139,7 @@ def _export(options: argparse.Namespace) -> None:
             verify=options.verify,
             time_budget=options.time_budget,
             attempt_timeout=options.attempt_timeout,
-            external_data=options.external_data,
+            weights=options.weights,
             ranker=options.ranker,
             progress=progress,
             **arguments,
@@ -201,6 +205,10 @@ def _retrain(options: argparse.Namespace) -> None:
 
 
 def _model_arguments(options: argparse.Namespace) -> dict[str, Any]:
+    from strategies.isolation import warm_host  # noqa: PLC0415 - lazy, for a quick --help
+
+    # It imports torch for seconds, while this process imports the rest of itself.
+    warm_host()
     return {
         "task": options.task,
         "inputs": _given_inputs(options) or None,

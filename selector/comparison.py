@@ -137,6 +137,22 @@ def _describe(error: Array, beyond: Array, tolerance: float, expected: Array) ->
     )
 
 
+def compare_all(
+    actual: Mapping[str, Array], expected: Mapping[str, Array], tolerances: Mapping[str, float]
+) -> dict[str, tuple[Difference, bool]]:
+    """For every output that is expected its difference, and whether ties had to be settled."""
+    found = {
+        name: compare(actual[name], array, tolerances[name]) for name, array in expected.items()
+    }
+    wrong = frozenset(name for name in found if not found[name].right)
+    settled: dict[str, Array] = {}
+    if wrong and all(actual[name].shape == array.shape for name, array in expected.items()):
+        settled = settle_ties(actual, expected, tolerances, wrong)
+    for name, array in settled.items():
+        found[name] = compare(array, expected[name], tolerances[name])
+    return {name: (found[name], name in settled) for name in found}
+
+
 # Ties
 
 

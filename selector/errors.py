@@ -14,6 +14,7 @@ from strategies.errors import (
     StrategyError,
     StrategyUnavailableError,
     VerificationError,
+    VoidReadError,
 )
 
 if TYPE_CHECKING:
@@ -34,6 +35,7 @@ __all__ = [
     "StrategyError",
     "StrategyUnavailableError",
     "VerificationError",
+    "VoidReadError",
 ]
 
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PretrainedConfig
 
+    from selector.eager import Eager
     from selector.facts import Facts
 
 __all__ = [
@@ -39,6 +40,7 @@ def make_inputs(  # noqa: PLR0913 - one keyword per thing that a user may say ab
     given: object = None,
     dynamic: bool = True,
     processor_names: Sequence[str] = (),
+    eager: Eager | None = None,
 ) -> ExampleInputs:
     """Makes up inputs that eager accepts, and finds the axes that may vary.
 
@@ -51,6 +53,7 @@ def make_inputs(  # noqa: PLR0913 - one keyword per thing that a user may say ab
             a single tensor or a sequence is taken positionally.
         dynamic: Whether to look for axes that may vary.
         processor_names: The inputs that the model's tokenizer or processor makes.
+        eager: Runs the module, and remembers what it answered; by default with real weights.
 
     Raises:
         InvalidRequestError: An input cannot be made up, or a given one does not fit;
@@ -59,8 +62,10 @@ def make_inputs(  # noqa: PLR0913 - one keyword per thing that a user may say ab
     # These import torch, which asking for --help must not.
     from selector import given as users  # noqa: PLC0415
     from selector import input_rules, probing, proposing, repairs  # noqa: PLC0415
+    from selector.eager import Eager  # noqa: PLC0415
     from selector.facts import gather  # noqa: PLC0415
 
+    eager = eager or Eager(module)
     facts = gather(module, config)
     asked = users.normalise(given, facts)
     wanted, droppable = proposing.wanted_names(
@@ -73,7 +78,7 @@ def make_inputs(  # noqa: PLR0913 - one keyword per thing that a user may say ab
     settled, notes, error = None, [], None
     for kept in proposing.without_droppable(names, droppable):
         settled, refused = probing.settle(
-            module,
+            eager,
             proposing.proposals(
                 kept,
                 facts,
@@ -90,11 +95,11 @@ def make_inputs(  # noqa: PLR0913 - one keyword per thing that a user may say ab
     if settled is None:
         raise _refused(names, specs_of, facts, error, own) from error
     if own:
-        settled = probing.without_refused_draws(module, settled)
+        settled = probing.without_refused_draws(eager, settled)
     settled = replace(settled, notes=tuple(notes))
     if not dynamic:
         return replace(settled, other_sizes={})
-    return probing.widen_ones(module, probing.confirm(module, settled))
+    return probing.widen_ones(eager, probing.confirm(eager, settled))
 
 
 def _known(

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import difflib
+import importlib
 import inspect
 import logging
 import os
 import warnings
 from collections.abc import Iterator
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +25,7 @@ from selector.errors import InvalidRequestError, ModelLoadError
 from selector.source import LoadedModel, ModelSource
 from selector.staging import load_staged
 from selector.tasks import TASKS
+from selector.weights import WeightStore, map_checkpoint
 from strategies.base import first_line
 
 _SEED = 0
@@ -31,13 +35,15 @@ _SEED = 0
 _TRAINING_ONLY = ("masked_spec_embed",)
 
 
-def load(source: ModelSource) -> LoadedModel:
+def load(source: ModelSource, *, real: bool = True) -> LoadedModel:
     """See `selector.source.load`."""
     _quiet_libraries()
     with warnings.catch_warnings(), _single_threaded():
         # transformers and the models' own code warn about what the user has no part in.
         warnings.simplefilter("ignore")
         loaded = _load_module(source) if source.kind == "module" else _load_checkpoint(source)
+        # What is no parameter may be read by any capture.
+        loaded.weights.fill(None if real else loaded.module.buffers())
     loaded.module.eval()
     loaded.module.requires_grad_(False)
     return loaded
@@ -71,25 +77,29 @@ def _load_module(source: ModelSource) -> LoadedModel:
         module=module,
         config=config if isinstance(config, PreTrainedConfig) else None,
         source=source,
+        weights=WeightStore(),
     )
 
 
 def _load_checkpoint(source: ModelSource) -> LoadedModel:
     notes = list(source.notes)
+    weights = WeightStore()
     try:
         config = _read_config(source)
         if source.random_weights:
             module = _random(config, source)
             notes.append(f"weights are random (seed {_SEED}), so the outputs mean nothing")
         else:
-            module, found = _pretrained(config, source)
+            module, weights, found = _pretrained(config, source)
             notes.extend(found)
     except (InvalidRequestError, ModelLoadError, MemoryError):
         raise
     except Exception as error:
         # transformers raises anything at all, from KeyError to ImportError.
         raise ModelLoadError(f"{source.origin} cannot be loaded: {first_line(error)}") from error
-    return LoadedModel(module=module, config=module.config, source=source, notes=tuple(notes))
+    return LoadedModel(
+        module=module, config=module.config, source=source, notes=tuple(notes), weights=weights
+    )
 
 
 def _read_config(source: ModelSource) -> Any:
@@ -226,10 +236,12 @@ def _random(config: Any, source: ModelSource) -> Any:
     return module
 
 
-def _pretrained(config: Any, source: ModelSource) -> tuple[Any, list[str]]:
+def _pretrained(config: Any, source: ModelSource) -> tuple[Any, WeightStore, list[str]]:
     cls, options = _model_class(config, source)
+    mapped = None
     if not options:
         config = _fitting_config(cls, config, source)
+        mapped = _mapped_weights(config, source)
     options |= {
         "config": config,
         "dtype": torch.float32,
@@ -237,16 +249,61 @@ def _pretrained(config: Any, source: ModelSource) -> tuple[Any, list[str]]:
         "local_files_only": not source.trust_remote_code,
         "output_loading_info": True,
     }
-    module, info = cls.from_pretrained(source.folder, **options)
+    build = partial(_build, cls, source.folder, mapped)
+    module, info = build(**options)
     notes = _dtype_notes(source)
     missing = _missing(info)
     if missing and all(_in_pooler(name) for name in missing) and _can_drop_pooler(module):
-        module, info = cls.from_pretrained(source.folder, add_pooling_layer=False, **options)
+        module, info = build(add_pooling_layer=False, **options)
         notes.append("the checkpoint has no weights for the pooler, so the file has no pooler")
         missing = _missing(info)
     if missing:
         raise ModelLoadError(_unfit(module, missing, source))
-    return module, notes
+    weights = mapped[1] if mapped else WeightStore()
+    weights.keep([*module.parameters(), *module.buffers()])
+    return module, weights, notes
+
+
+def _mapped_weights(
+    config: Any, source: ModelSource
+) -> tuple[dict[str, torch.Tensor], WeightStore] | None:
+    """The checkpoint's tensors where nothing but they makes up the weights.
+
+    None without torch's way to watch operators: what is computed from tensors that wait for
+    their values would be wrong.
+    """
+    try:
+        importlib.import_module("selector.watching")
+    except ImportError:
+        return None
+    folder = source.folder
+    if folder is None or getattr(config, "quantization_config", None) is not None:
+        return None
+    names = {item.name for item in folder.iterdir()}
+    if names & {"adapter_config.json", *getattr(type(config), "extra_files", ())}:
+        return None
+    entry = checkpoint.weights_entry(names, checkpoint.read_config(folder))
+    if entry is None or ".safetensors" not in entry:
+        return None
+    return map_checkpoint(folder, entry)
+
+
+def _build(
+    cls: Any,
+    folder: Path | None,
+    mapped: tuple[dict[str, torch.Tensor], WeightStore] | None,
+    **options: Any,
+) -> tuple[Any, dict[str, Any]]:
+    """The module with its weights, and what transformers reports of the loading."""
+    if mapped is None:
+        return cls.from_pretrained(folder, **options)  # type: ignore[no-any-return]  # theirs
+    from selector.watching import Watch  # noqa: PLC0415 - `_mapped_weights` knows that it is there
+
+    state, weights = mapped
+    with Watch(weights):
+        module, info = cls.from_pretrained(None, state_dict=dict(state), **options)
+    module.name_or_path = module.config.name_or_path = str(folder)
+    return module, info
 
 
 def _missing(info: dict[str, Any]) -> list[str]:
@@ -283,4 +340,4 @@ def _dtype_notes(source: ModelSource) -> list[str]:
     others = checkpoint.stored_dtypes(source.folder, raw) - {"float32"}
     if not others:
         return []
-    return [f"weights are stored in {', '.join(sorted(others))} and were converted to float32"]
+    return [f"weights are stored in {', '.join(sorted(others))} and are used as float32"]

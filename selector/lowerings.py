@@ -17,6 +17,7 @@ from packaging.version import Version
 
 from selector.caching import cached_names
 from selector.errors import AnalysisError
+from strategies.exportable import REPLACED
 
 if TYPE_CHECKING:
     from selector.operators import Recording
@@ -80,13 +81,14 @@ def unknown_operators(recording: Recording) -> dict[str, tuple[str, ...]]:
     """The operators of a forward that each lowering has nothing for.
 
     TorchScript is judged by the functions that were called, as its tracer sees composite
-    ones whole; torchlib by the operators that ran, unless they can be taken apart further.
+    ones whole, but for those that are replaced before it sees them; torchlib by the
+    operators that ran, unless they can be taken apart further.
 
     Raises:
         AnalysisError: This torch or onnxscript keeps its registries elsewhere.
     """
     symbolics, functions = torchscript_symbolics(), torchlib_functions()
-    called = {_aten_name(name) for name in recording.calls} - NOT_OPERATORS
+    called = {_aten_name(name) for name in recording.calls.keys() - REPLACED} - NOT_OPERATORS
     called = {name for name in called if not name.startswith(ASSERTIONS)}
     return {
         TORCHSCRIPT: tuple(

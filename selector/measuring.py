@@ -45,7 +45,7 @@ def measure(  # noqa: PLR0913 - the arguments of auto_export that matter here
     dynamic: bool | str = "auto",
     strategy: str = "auto",
     attempt_timeout: float | None = None,
-    chosen: Callable[[Sequence[Candidate]], Sequence[Candidate]] = lambda offered: offered,
+    wanted: Callable[[Candidate, Sequence[Attempt]], bool] = lambda _, __: True,
     keep: Path | None = None,
     progress: ProgressCallback | None = None,
 ) -> Measurement:
@@ -58,7 +58,8 @@ def measure(  # noqa: PLR0913 - the arguments of auto_export that matter here
         dynamic: As there.
         strategy: As there.
         attempt_timeout: Wall seconds for each candidate.
-        chosen: Which of the offered candidates to try.
+        wanted: Whether to try a candidate, asked for each in static order with the attempts
+            made before it.
         keep: Folder in which to stage; None takes the system's for temporary files.
             Files are removed either way.
         progress: As there.
@@ -72,15 +73,15 @@ def measure(  # noqa: PLR0913 - the arguments of auto_export that matter here
         workshop.load(model, random_weights=random_weights)
         study = workshop.study(StudyOrder(given=inputs, dynamic=bool(dynamic)))
         run = workshop.attempts(
-            study, opset=DEFAULT_OPSET, external_data=None, verify="full", tolerance=None
+            study, opset=DEFAULT_OPSET, weights="copy", verify="full", tolerance=None
         )
         limits = Budget(attempt_seconds=attempt_timeout).limits()
-        results = []
-        for number, candidate in enumerate(
-            chosen(candidates(study, strategy=strategy, dynamic=dynamic)), 1
-        ):
+        results: list[Measured] = []
+        for candidate in candidates(study, strategy=strategy, dynamic=dynamic):
+            if not wanted(candidate, [result.attempt for result in results]):
+                continue
             outcome = run(candidate, limits)
-            attempt = record_attempt(number, candidate, outcome)
+            attempt = record_attempt(len(results) + 1, candidate, outcome)
             workshop.tell_attempt(attempt)
             results.append(Measured(attempt=attempt, verified=outcome.result))
     return Measurement(source=workshop.source, study=study, results=tuple(results))

@@ -6,7 +6,7 @@ import contextlib
 import logging
 import sys
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import FrameType
@@ -20,9 +20,12 @@ from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.weak import WeakIdKeyDictionary
 
+from selector.eager import unchanged
 from selector.errors import AnalysisError
 from strategies.base import first_line
+from strategies.errors import StrategyError
 from strategies.exportable import exportable
+from strategies.void import weightless
 
 TORCH = str(Path(torch.__file__).parent)
 READ = "aten._local_scalar_dense.default"
@@ -52,7 +55,9 @@ class Recording:
     note: str | None = None
 
 
-def record_forward(module: nn.Module, inputs: Mapping[str, Any]) -> Recording:
+def record_forward(
+    module: nn.Module, inputs: Mapping[str, Any], prepare: Callable[[], object] = lambda: None
+) -> Recording:
     """Runs forward on fake tensors, and where it reads values, on real ones.
 
     A forward that runs to its end on fake tensors reads no values, so no branch of it
@@ -61,6 +66,7 @@ def record_forward(module: nn.Module, inputs: Mapping[str, Any]) -> Recording:
     Args:
         module: In eval mode.
         inputs: Tensors and constants under forward's parameter names.
+        prepare: Makes the weights' values available; called before a run that needs them.
 
     Raises:
         AnalysisError: The forward runs neither way.
@@ -68,7 +74,7 @@ def record_forward(module: nn.Module, inputs: Mapping[str, Any]) -> Recording:
     with (
         torch.no_grad(),
         _plain_kernels(),
-        _unchanged(module),
+        _untouched(module),
         exportable(module, plain_attention=True),
         _silent(),
     ):
@@ -83,9 +89,14 @@ def record_forward(module: nn.Module, inputs: Mapping[str, Any]) -> Recording:
         if any(tensor.is_meta for tensor in _state(module).values()):
             reads = (where,) if where else ()
             return watch.recording(reads=reads, complete=False, note=f"stopped by {reason}")
-        return _record_real(
-            module, inputs, f"run with real weights, as tensors without data do not do: {reason}"
-        )
+        note = f"run on real values, as tensors without data do not do: {reason}"
+        try:
+            with weightless(module), unchanged(module):
+                return _record_values(module, inputs, note)
+        except (AnalysisError, StrategyError):
+            # Values of the weights are needed as well.
+            prepare()
+            return _record_values(module, inputs, note)
 
 
 def _run_fake(module: nn.Module, inputs: Mapping[str, Any], watch: _Watch) -> None:
@@ -106,7 +117,7 @@ def _run_fake(module: nn.Module, inputs: Mapping[str, Any], watch: _Watch) -> No
         torch.func.functional_call(module, state, (), arguments)
 
 
-def _record_real(module: nn.Module, inputs: Mapping[str, Any], note: str) -> Recording:
+def _record_values(module: nn.Module, inputs: Mapping[str, Any], note: str) -> Recording:
     watch = _Watch()
     watch.follow([value for value in pytree.tree_leaves(inputs) if _is_tensor(value)])
     try:
@@ -249,25 +260,15 @@ def _shown(places: tuple[Place, ...]) -> str:
 
 
 @contextlib.contextmanager
-def _unchanged(module: nn.Module) -> Iterator[None]:
-    """Takes back whatever a forward stores on its modules, such as cached fake tensors."""
-    tables = ("_parameters", "_buffers", "_modules")
-    saved = [
-        (item, dict(item.__dict__), [dict(item.__dict__[table]) for table in tables])
-        for item in module.modules()
-    ]
+def _untouched(module: nn.Module) -> Iterator[None]:
+    """Takes back whatever a forward stores on its modules or writes into their buffers."""
     contents = {
         name: tensor.clone() for name, tensor in module.named_buffers() if not tensor.is_meta
     }
     try:
-        yield
+        with unchanged(module):
+            yield
     finally:
-        for item, attributes, entries in saved:
-            item.__dict__.clear()
-            item.__dict__.update(attributes)
-            for table, entry in zip(tables, entries, strict=True):
-                item.__dict__[table].clear()
-                item.__dict__[table].update(entry)
         for name, tensor in module.named_buffers():
             if name in contents and tensor.shape == contents[name].shape:
                 tensor.copy_(contents[name])

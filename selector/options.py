@@ -125,6 +125,12 @@ def _verify_levels() -> tuple[str, ...]:
     return VERIFY_LEVELS
 
 
+def _weights() -> tuple[str, ...]:
+    from selector.request import WEIGHTS  # noqa: PLC0415 - see above
+
+    return WEIGHTS
+
+
 # Subcommands
 
 
@@ -239,14 +245,17 @@ def _file(parser: argparse.ArgumentParser) -> None:
         "--verify",
         type=_one_of("value of --verify", _verify_levels),
         default="full",
-        metavar="full|off",
-        help="off skips the comparison with PyTorch, and the file says so",
+        metavar="full|light|off",
+        help="what to compare with PyTorch: the file; its structure, and the numbers of a copy "
+        "of the model with few layers and random weights; nothing. The file says which",
     )
     _tolerance(parser)
     add(
-        "--external-data",
-        action=argparse.BooleanOptionalAction,
-        help="keep the weights beside the file, or in it; by default their size decides",
+        "--weights",
+        type=_one_of("value of --weights", _weights),
+        default="copy",
+        metavar="copy|link|embed",
+        help="beside the file as a copy of the checkpoint's own or as hard links, or within it",
     )
 
 

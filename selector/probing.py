@@ -1,4 +1,4 @@
-"""Settles inputs and the axes that may vary by real eager runs, as few as will do."""
+"""Settles inputs and the axes that may vary by running the model, as few times as will do."""
 
 from __future__ import annotations
 
@@ -6,13 +6,10 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-import torch
-
-from selector.cases import ExampleInputs
-from strategies.calling import NamedCall
+from selector.cases import SIZES_SEED, VALUES_SEED, ExampleInputs
 
 if TYPE_CHECKING:
-    from torch import nn
+    from selector.eager import Eager
 
 Repair = Callable[[ExampleInputs, Exception], Iterator[ExampleInputs]]
 
@@ -20,30 +17,13 @@ MOST_RUNS = 40
 DEEPEST_REPAIR = 4
 
 
-def refusal(
-    module: nn.Module,
-    inputs: ExampleInputs,
-    *,
-    seed: int = 0,
-    sizes: Mapping[str, int] | None = None,
-) -> Exception | None:
-    """Runs eager once; what it raised, or None where it ran and returned tensors."""
-    try:
-        tensors = inputs.make(seed=seed, sizes=sizes)
-        with torch.no_grad():
-            NamedCall(module, tuple(tensors), inputs.constants)(*tensors.values())
-    except Exception as error:  # noqa: BLE001 - a model refuses inputs in any way it likes
-        return error
-    return None
-
-
 def settle(
-    module: nn.Module, proposals: Iterable[ExampleInputs], repairs: Sequence[Repair]
+    eager: Eager, proposals: Iterable[ExampleInputs], repairs: Sequence[Repair]
 ) -> tuple[ExampleInputs | None, Exception | None]:
     """The first proposal that eager accepts, else the first one's error.
 
     Args:
-        module: The model.
+        eager: The model.
         proposals: The likeliest first.
         repairs: Make better proposals from a refused one and its error. The first is
             asked at once; the others, which guess, when no proposal was accepted.
@@ -51,15 +31,15 @@ def settle(
     sure, *guesses = repairs
     refused: list[tuple[ExampleInputs, Exception]] = []
     tried: set[object] = set()
-    found = _search(module, proposals, sure, refused, tried)
+    found = _search(eager, proposals, sure, refused, tried)
     for guess in guesses:
         for proposal, error in tuple(refused):
-            found = found or _search(module, guess(proposal, error), sure, refused, tried)
+            found = found or _search(eager, guess(proposal, error), sure, refused, tried)
     return found, refused[0][1] if refused else None
 
 
 def _search(
-    module: nn.Module,
+    eager: Eager,
     proposals: Iterable[ExampleInputs],
     sure: Repair,
     refused: list[tuple[ExampleInputs, Exception]],
@@ -72,7 +52,7 @@ def _search(
             if _key(current) in tried:
                 continue
             tried.add(_key(current))
-            error = refusal(module, current)
+            error = eager.refusal(current)
             if error is None:
                 return current
             refused.append((current, error))
@@ -90,36 +70,37 @@ def _key(inputs: ExampleInputs) -> object:
     return kinds, tuple(sorted(inputs.sizes.items())), tuple(inputs.constants)
 
 
-def confirm(module: nn.Module, inputs: ExampleInputs) -> ExampleInputs:
+def confirm(eager: Eager, inputs: ExampleInputs) -> ExampleInputs:
     """Keeps the second sizes that eager accepts, all at once where it can.
 
     Axes that move only together, because they must be equal, become one axis.
     """
     hopes = dict(inputs.other_sizes)
-    if not hopes or _accepts(module, inputs, hopes):
+    if not hopes or _accepts(eager, inputs, hopes):
         return inputs
-    alone = {axis: size for axis, size in hopes.items() if _accepts(module, inputs, {axis: size})}
-    inputs, tied = _tie(module, inputs, [axis for axis in hopes if axis not in alone])
+    alone = {axis: size for axis, size in hopes.items() if _accepts(eager, inputs, {axis: size})}
+    inputs, tied = _tie(eager, inputs, [axis for axis in hopes if axis not in alone])
     accepted = alone | tied
-    if len(accepted) > 1 and not _accepts(module, inputs, accepted):
-        accepted = _together(module, inputs, accepted)
+    if len(accepted) > 1 and not _accepts(eager, inputs, accepted):
+        accepted = _together(eager, inputs, accepted)
     return replace(inputs, other_sizes=accepted)
 
 
-def _accepts(module: nn.Module, inputs: ExampleInputs, sizes: Mapping[str, int]) -> bool:
-    return refusal(module, inputs, seed=1, sizes=sizes) is None
+def _accepts(eager: Eager, inputs: ExampleInputs, sizes: Mapping[str, int]) -> bool:
+    full = {**inputs.sizes, **sizes}
+    return eager.refusal(inputs, seed=SIZES_SEED, sizes=full) is None
 
 
-def _together(module: nn.Module, inputs: ExampleInputs, hopes: Mapping[str, int]) -> dict[str, int]:
+def _together(eager: Eager, inputs: ExampleInputs, hopes: Mapping[str, int]) -> dict[str, int]:
     kept: dict[str, int] = {}
     for axis, size in hopes.items():
-        if not kept or _accepts(module, inputs, {**kept, axis: size}):
+        if not kept or _accepts(eager, inputs, {**kept, axis: size}):
             kept[axis] = size
     return kept
 
 
 def _tie(
-    module: nn.Module, inputs: ExampleInputs, refused: list[str]
+    eager: Eager, inputs: ExampleInputs, refused: list[str]
 ) -> tuple[ExampleInputs, dict[str, int]]:
     tied: dict[str, int] = {}
     by_size: dict[int, list[str]] = {}
@@ -127,7 +108,7 @@ def _tie(
         by_size.setdefault(inputs.sizes[axis], []).append(axis)
     for group in by_size.values():
         size = inputs.other_sizes[group[0]]
-        if len(group) > 1 and _accepts(module, inputs, dict.fromkeys(group, size)):
+        if len(group) > 1 and _accepts(eager, inputs, dict.fromkeys(group, size)):
             inputs = _merge(inputs, group)
             tied[group[0]] = size
     return inputs, tied
@@ -143,13 +124,13 @@ def _merge(inputs: ExampleInputs, group: list[str]) -> ExampleInputs:
     return replace(inputs, specs=specs, sizes=kept)
 
 
-def without_refused_draws(module: nn.Module, inputs: ExampleInputs) -> ExampleInputs:
+def without_refused_draws(eager: Eager, inputs: ExampleInputs) -> ExampleInputs:
     """Freezes the user's whole numbers where eager refuses others of the same range.
 
     Ids may hold a structure, placeholders of an image for instance, that unseen values
     would break.
     """
-    if refusal(module, inputs, seed=1) is None:
+    if eager.refusal(inputs, seed=VALUES_SEED) is None:
         return inputs
     frozen = tuple(
         replace(spec, fill="example")
@@ -160,7 +141,7 @@ def without_refused_draws(module: nn.Module, inputs: ExampleInputs) -> ExampleIn
     return replace(inputs, specs=frozen)
 
 
-def widen_ones(module: nn.Module, inputs: ExampleInputs) -> ExampleInputs:
+def widen_ones(eager: Eager, inputs: ExampleInputs) -> ExampleInputs:
     """Swaps the two sizes of axes that are 1 in the user's tensors and may vary.
 
     Exporters take an axis of 1 for a constant, so the example had better be larger; its
@@ -168,7 +149,7 @@ def widen_ones(module: nn.Module, inputs: ExampleInputs) -> ExampleInputs:
     """
     ones = {axis for axis in inputs.other_sizes if inputs.sizes[axis] == 1}
     swapped = {axis: inputs.other_sizes[axis] for axis in ones}
-    if not ones or not _accepts(module, inputs, swapped):
+    if not ones or not _accepts(eager, inputs, swapped):
         return inputs
     return replace(
         inputs,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from selector.api import candidates
 from selector.chain import ProgressCallback
 from selector.errors import InvalidRequestError
-from selector.ranking import rank_candidates
+from selector.ranking import prepare_ranker, rank_candidates
 from selector.request import check_options
 from selector.steps import StudyOrder
 from selector.workshop import Workshop
@@ -44,7 +44,7 @@ def analyze(
         AnalysisError: The features could not be computed.
     """
     with Workshop(progress=progress) as workshop:
-        workshop.load(model, task=task, **source)
+        workshop.load(model, task=task, real=False, **source)
         return workshop.features(StudyOrder(task=task, given=inputs))
 
 
@@ -79,9 +79,15 @@ def rank(  # noqa: PLR0913 - the arguments of auto_export that matter here
     """
     check_options(strategy=strategy, objective=objective, dynamic=dynamic)
     with Workshop(progress=progress) as workshop:
-        workshop.load(model, task=task, **source)
+        workshop.load(
+            model,
+            task=task,
+            real=False,
+            meanwhile=lambda: prepare_ranker(ranker),
+            **source,
+        )
         study = workshop.study(
-            StudyOrder(task=task, given=inputs, dynamic=bool(dynamic), check=False)
+            StudyOrder(task=task, given=inputs, dynamic=bool(dynamic), verify="off")
         )
     return rank_candidates(
         study.features,

@@ -7,14 +7,15 @@ import io
 import json
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selector.errors import RankerError
 from selector.features import FAMILIES, MODALITIES, ModelFeatures
-from strategies.base import Candidate
+from strategies.base import REAL, VOID, Candidate
 from strategies.registry import BUILTIN
 
 if TYPE_CHECKING:
@@ -58,6 +59,7 @@ def vector(features: ModelFeatures, candidate: Candidate) -> dict[str, float]:
         "unknown_operators": len(unknown),
         "dynamic": candidate.dynamic,
         "scripted": candidate.scripted,
+        "void": candidate.weights == VOID,
     }
     numbers |= {f"count_{name}": features.control_flow.get(name, 0) for name in COUNTS}
     numbers |= {f"family_{name}": features.family == name for name in FAMILIES}
@@ -114,7 +116,7 @@ class FittedRanker:
         learned = self.classifier.predict_proba(matrix(features, candidates))[:, 1]
         blended: list[float] = []
         for candidate, rate, probability in zip(candidates, rates, learned, strict=True):
-            measured = self.tallies.get(str(candidate), Tally()).tried
+            measured = self._measured(candidate)
             value = (measured * probability + PRIOR_WEIGHT * rate) / (measured + PRIOR_WEIGHT)
             blended.append(min(max(float(value), LEAST_PROBABILITY), GREATEST_PROBABILITY))
         return blended
@@ -134,11 +136,13 @@ class FittedRanker:
         """What the objective minimises, or None where the baseline did not measure it.
 
         That is seconds per run for `latency`, bytes for `size`, and the share of nodes whose
-        module was not traced for `coverage`.
+        module was not traced for `coverage`. A file does not tell whether it was captured
+        with weights, so candidates that differ in that alone are equal here.
         """
         usual = self.medians.get(objective, {})
         if not usual:
             return None
+        candidates = [twin_with_weights(candidate) for candidate in candidates]
         if objective == "latency" and self.latency is not None:
             return [math.exp(item) for item in self.latency.predict(matrix(features, candidates))]
         values = [self._median(usual, candidate) for candidate in candidates]
@@ -156,9 +160,16 @@ class FittedRanker:
         """How the candidate did on all models."""
         return self.tallies.get(str(candidate), Tally())
 
+    def _measured(self, candidate: Candidate) -> int:
+        """How often the candidate, or its twin with weights, was tried."""
+        names = {str(candidate), str(twin_with_weights(candidate))}
+        return sum(self.tallies.get(name, Tally()).tried for name in names)
+
     def _rate(self, candidate: Candidate) -> float:
-        strategy = self.tallies.get(candidate.strategy, Tally()).rate(0.5)
-        return self.tallies.get(str(candidate), Tally()).rate(strategy)
+        rate = 0.5
+        for name in reversed(_likest(candidate)):
+            rate = self.tallies.get(name, Tally()).rate(rate)
+        return rate
 
     def _usual_seconds(self, candidate: Candidate, *, success: bool) -> float:
         right = self.medians.get("success_seconds", {})
@@ -175,7 +186,19 @@ class FittedRanker:
 
     @staticmethod
     def _own_median(medians: Mapping[str, float], candidate: Candidate) -> float | None:
-        return medians.get(str(candidate), medians.get(candidate.strategy))
+        names = _likest(candidate)
+        return next((medians[name] for name in names if name in medians), None)
+
+
+def twin_with_weights(candidate: Candidate) -> Candidate:
+    """The candidate that differs in being captured with real weights only."""
+    return replace(candidate, weights=REAL)
+
+
+def _likest(candidate: Candidate) -> list[str]:
+    """Under which names measurements tell of a candidate, the most telling first."""
+    names = (str(candidate), str(twin_with_weights(candidate)), candidate.strategy)
+    return list(dict.fromkeys(names))
 
 
 def matrix(features: ModelFeatures, candidates: Sequence[Candidate]) -> NDArray[Any]:
@@ -260,6 +283,7 @@ def load_ranker(path: Path | None = None) -> FittedRanker:
     return _unpickle(content, path)
 
 
+@lru_cache(maxsize=4)
 def _unpickle(content: bytes, path: Path) -> FittedRanker:
     import joblib  # noqa: PLC0415 - loads numpy
 

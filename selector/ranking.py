@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from selector.errors import InvalidRequestError, RankerError
-from selector.ranker import FREEZING, LOWERINGS, FittedRanker, load_ranker
-from strategies.base import Candidate
+from selector.ranker import FREEZING, LOWERINGS, FittedRanker, load_ranker, twin_with_weights
+from strategies.base import VOID, Candidate
 from strategies.registry import unknown_name_message
 
 if TYPE_CHECKING:
@@ -27,6 +28,10 @@ OBJECTIVES = {
 QUALITIES = frozenset({"latency", "size", "coverage"})
 LOWERING_NAMES = {"torchscript": "TorchScript has no symbolic", "torchlib": "torchlib has nothing"}
 HARDLY = 0.1
+# How much dearer a candidate without weights must look than its twin with them to come after
+# it. On the small models of a baseline the two differ by noise; on large ones by far, and the
+# other way.
+TWIN_MARGIN = 1.5
 FEWEST_SIMILAR = 3
 OPERATORS_SHOWN = 3
 
@@ -41,7 +46,9 @@ class RankedCandidate:
         expected_seconds: Of one attempt, however it ends; None in the static order.
         score: What the order ascends by, among candidates that are equally dynamic: for
             `time` the expected seconds over the probability, for `attempts` the probability
-            of failure, else what the objective measures; None in the static order.
+            of failure, else what the objective measures; None in the static order. A
+            candidate without weights stands before its twin with them unless it is clearly
+            worse.
         reasons: Why it stands here, short sentences.
     """
 
@@ -102,18 +109,35 @@ def rank_candidates(
     return _ordered(fitted, features, entries, objective)
 
 
+def prepare_ranker(ranker: str | os.PathLike[str] | None = None) -> None:
+    """Loads a ranker ahead of `rank_candidates`, which says what is wrong with it, if anything.
+
+    It brings scikit-learn, whose import takes a second.
+    """
+    with contextlib.suppress(RankerError):
+        _fitted(ranker)
+
+
 def static_ranking(
     features: ModelFeatures | None,
     candidates: Sequence[Candidate],
     why: str,
     objective: str = "time",
 ) -> Ranking:
-    """The given order with scripted candidates, where a branch must be kept, before traced ones."""
+    """The given order of strategies; where a branch must be kept, scripted candidates first.
+
+    Of two that differ in their weights alone, the one without them comes first.
+    """
     keeps = features is not None and features.value_dependent
     places = {name: index for index, name in enumerate(dict.fromkeys(map(_place, candidates)))}
     ordered = sorted(
         candidates,
-        key=lambda item: (not item.dynamic, places[_place(item)], keeps and not item.scripted),
+        key=lambda item: (
+            not item.dynamic,
+            places[_place(item)],
+            keeps and not item.scripted,
+            item.weights != VOID,
+        ),
     )
     entries = tuple(
         RankedCandidate(candidate=item, reasons=("static order", *_facts(features, item)))
@@ -177,13 +201,16 @@ def _ordered(
     elif measured is not None:
         scores = dict(zip(costs, measured, strict=True))
 
-    def key(entry: RankedCandidate) -> tuple[bool, bool, float, float]:
+    places, ties = _twins_together(scores), _twins_together(costs)
+
+    def key(entry: RankedCandidate) -> tuple[bool, bool, float, float, bool]:
         # Among files that are about as good, and only among candidates that may succeed at all,
         # the cheaper one comes first.
+        candidate = entry.candidate
         hopeless = measured is not None and (entry.success_probability or 0.0) < HARDLY
-        score = scores[entry.candidate]
-        rounded = score if measured is None else float(f"{score:.1e}")
-        return not entry.candidate.dynamic, hopeless, rounded, costs[entry.candidate]
+        place = places[candidate]
+        rounded = place if measured is None else float(f"{place:.1e}")
+        return not candidate.dynamic, hopeless, rounded, ties[candidate], candidate.weights != VOID
 
     order = [
         RankedCandidate(
@@ -196,6 +223,16 @@ def _ordered(
         for item in sorted(entries, key=key)
     ]
     return Ranking(order=tuple(order), trained=True, note=note)
+
+
+def _twins_together(scores: Mapping[Candidate, float]) -> dict[Candidate, float]:
+    """The scores, where one without weights that is hardly worse than its twin gets the twin's."""
+    together = dict(scores)
+    for candidate, score in scores.items():
+        twin = scores.get(twin_with_weights(candidate), score)
+        if twin < score <= twin * TWIN_MARGIN:
+            together[candidate] = twin
+    return together
 
 
 # Reasons
@@ -214,10 +251,10 @@ def _learned(
 
 
 def _facts(features: ModelFeatures | None, candidate: Candidate) -> tuple[str, ...]:
-    """What the analysis says of a candidate."""
-    if features is None:
-        return ()
-    facts = [_control_flow_fact(features, candidate), _operator_fact(features, candidate)]
+    """What a candidate does without, and what the analysis says of it."""
+    facts = ["captured without reading the weights" if candidate.weights == VOID else None]
+    if features is not None:
+        facts += [_control_flow_fact(features, candidate), _operator_fact(features, candidate)]
     return tuple(fact for fact in facts if fact)
 
 

@@ -2,39 +2,38 @@
 
 from __future__ import annotations
 
-import math
 import re
-import time
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
-from torch import nn
-from torch.nn.modules.module import register_module_forward_hook
 
-from selector.comparison import TOLERANCES, Array, compare, tolerance_for
+from selector.cases import EXAMPLE_SEED, SIZES_SEED, VALUES_SEED
+from selector.comparison import TOLERANCES, Array, tolerance_for
+from selector.eager import Answer, Eager, dtype_name, to_array
 from selector.errors import InvalidRequestError
 from strategies.base import first_line
-from strategies.calling import flatten_outputs
 
 if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
     from selector.inputs import ExampleInputs
 
 EXAMPLE = "example"
 OTHER_VALUES = "other values"
 OTHER_SIZES = "other sizes"
+NO_PADDING = "no padding"
 # Fills of inputs that say which positions count.
 MASK_FILLS = frozenset({"mask", "observed"})
 # Where forward branches on values: what may lead it elsewhere, each with several seeds.
 VALUE_STYLES = ("positive", "negative", "large", "small")
-VALUE_SEEDS = (4, 5, 6)
-# Further cases stop here; the first two are always made.
+PADDING_SEED = 3
+STYLE_SEEDS = (4, 5, 6)
+# Further cases stop here; those that every file needs are always made.
 EXTRA_SECONDS = 20.0
 EXTRA_BYTES = 512 << 20
-# Runs of eager on one machine differ by far less than runtimes do.
-REPEAT_SHARE = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,12 +65,13 @@ class Reference:
         output_axes: For each output its axes whose size changes, index to name: the name
             of the input axis of that size, else `{output}_dim_{index}`.
         dynamic_axes: For each input its axes that may vary, index to name.
-        unverifiable: Outputs that eager itself does not reproduce, and why.
-        noise: How far rounding errors in the model's layers move each output, relative to
-            its magnitude.
         precision: The coarsest floating dtype among the model's parameters.
         refused: What eager refused or could not be compared: label, and why.
         seconds: Wall seconds of eager's forward on the example.
+        unverifiable: Outputs that eager itself does not reproduce, and why; known only
+            after `doubts.examine`.
+        noise: How far rounding errors in the model's layers move each output, relative to
+            its magnitude; known only after `doubts.examine`.
     """
 
     recipe: ExampleInputs
@@ -80,11 +80,11 @@ class Reference:
     output_dtypes: Mapping[str, str]
     output_axes: Mapping[str, Mapping[int, str]]
     dynamic_axes: Mapping[str, Mapping[int, str]]
-    unverifiable: Mapping[str, str]
-    noise: Mapping[str, float]
     precision: str
     refused: Mapping[str, str]
     seconds: float
+    unverifiable: Mapping[str, str] = field(default_factory=dict)
+    noise: Mapping[str, float] = field(default_factory=dict)
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -107,62 +107,75 @@ class Reference:
         return tolerance_for(dtype, self.precision, noise)
 
 
-def compute_reference(
-    module: nn.Module, inputs: ExampleInputs, *, value_dependent: bool = False, unseen: bool = True
+def compute_reference(  # noqa: PLR0913 - as many as there are reasons for a case
+    module: nn.Module,
+    inputs: ExampleInputs,
+    *,
+    value_dependent: bool = False,
+    thorough: bool = True,
+    unseen: bool = True,
+    eager: Eager | None = None,
 ) -> Reference:
     """Runs the module on the example and on inputs that no capture sees.
 
-    Forwards: the example, the example with rounding errors added (and once more without
-    where that moves an output, to see whether eager reproduces itself), other values at the
-    example's sizes, other values at another size on every axis that varies, without
-    padding where there are masks, and more sets of values where forward branches on them.
+    Forwards: the example, other values at another size on every axis that varies; where
+    asked to be thorough, or where no size varies, other values at the example's sizes and
+    values without padding where there are masks; and more sets of values where forward
+    branches on them.
+
+    Weights that are mapped from a checkpoint (see `selector.weights`) are read layer by layer
+    through the page cache, from which the system may drop them at any time; only activations
+    take memory of the process's own.
 
     Args:
         module: In eval mode.
         inputs: Recipe for the cases.
         value_dependent: Whether forward branches or loops on tensor values.
+        thorough: False for a forward that is known to do the same whatever the values, as
+            far as dynamic files are concerned; static ones need `with_static_cases`.
         unseen: False where no file will be verified: runs only what names the outputs'
-            axes.
+            axes, and without the weights where that works.
+        eager: Runs the module, and may know answers already.
 
     Raises:
         InvalidRequestError: Eager PyTorch refuses the example itself.
     """
-    eager = _Eager(module, inputs)
-    drawn = inputs.make()
+    runs = _Runs(eager or Eager(module), inputs, real=unseen)
     try:
-        example = eager.run(EXAMPLE, drawn)
+        example = runs.case(EXAMPLE, inputs.make())
     except Exception as error:
         raise InvalidRequestError(_refusal(error)) from error
-    seconds = eager.seconds
-    noise = _noise(eager, example) if unseen else {}
-    unverifiable = _unrepeatable(eager, example, noise)
-    cases, refused = [example], {}
-    for plan in _plans(inputs, value_dependent=value_dependent):
-        if not (unseen or plan.label == OTHER_SIZES):
-            continue
-        if plan.extra and (eager.spent > EXTRA_SECONDS or _nbytes(cases) > EXTRA_BYTES):
-            break
-        try:
-            tensors = inputs.make(seed=plan.seed, sizes=plan.sizes, style=plan.style)
-            if not (plan.extra and _known(tensors, cases)):
-                cases.append(eager.run(plan.label, tensors, seed=plan.seed, sizes=plan.sizes))
-        except Exception as error:  # noqa: BLE001 - a module may refuse values in any way it likes
-            refused[plan.label] = first_line(error)
-    if OTHER_VALUES in refused:
-        cases += _floats_only(eager, example)
+    cases = [example]
+    plans = _plans(inputs, value_dependent=value_dependent, thorough=thorough)
+    refused = runs.extend(cases, [plan for plan in plans if unseen or plan.label == OTHER_SIZES])
     return Reference(
         recipe=inputs,
         cases=tuple(cases),
-        input_dtypes=eager.input_dtypes,
-        output_dtypes=eager.output_dtypes,
+        input_dtypes=runs.input_dtypes,
+        output_dtypes=runs.output_dtypes,
         output_axes=_output_axes(cases, inputs),
         dynamic_axes=inputs.dynamic_axes,
-        unverifiable=unverifiable,
-        noise=noise,
         precision=_precision(module),
         refused=refused,
-        seconds=seconds,
+        seconds=runs.example_seconds,
     )
+
+
+def has_static_cases(reference: Reference) -> bool:
+    """Whether there is what a static file is held against."""
+    return OTHER_VALUES in _labels(reference.cases, reference.refused)
+
+
+def with_static_cases(module: nn.Module, reference: Reference) -> Reference:
+    """Adds what a static file is held against: other values at the example's sizes."""
+    runs = _Runs(Eager(module), reference.recipe, real=True, known=reference)
+    cases = list(reference.cases)
+    refused = runs.extend(cases, list(_same_size_plans(reference.recipe)))
+    return replace(reference, cases=tuple(cases), refused={**reference.refused, **refused})
+
+
+def _labels(cases: Sequence[Case], refused: Mapping[str, str]) -> set[str]:
+    return {case.label for case in cases} | refused.keys()
 
 
 @dataclass(frozen=True, slots=True)
@@ -174,72 +187,104 @@ class _Plan:
     extra: bool = True
 
 
-def _plans(inputs: ExampleInputs, *, value_dependent: bool) -> Iterator[_Plan]:
-    yield _Plan(OTHER_VALUES, seed=1, extra=False)
+def _plans(inputs: ExampleInputs, *, value_dependent: bool, thorough: bool) -> Iterator[_Plan]:
+    same_size = list(_same_size_plans(inputs))
+    if thorough or not inputs.other_sizes:
+        yield same_size[0]
     if inputs.other_sizes:
         sizes = {**inputs.sizes, **inputs.other_sizes}
-        yield _Plan(OTHER_SIZES, seed=2, sizes=sizes, extra=False)
-    if any(spec.fill in MASK_FILLS for spec in inputs.specs):
-        yield _Plan("no padding", seed=3, style="unpadded")
+        yield _Plan(OTHER_SIZES, seed=SIZES_SEED, sizes=sizes, extra=False)
+    if thorough or not inputs.other_sizes:
+        yield from same_size[1:]
     if value_dependent:
-        for seed in VALUE_SEEDS:
+        for seed in STYLE_SEEDS:
             for style in VALUE_STYLES:
                 yield _Plan(f"{style} values, seed {seed}", seed=seed, style=style)
+
+
+def _same_size_plans(inputs: ExampleInputs) -> Iterator[_Plan]:
+    yield _Plan(OTHER_VALUES, seed=VALUES_SEED, extra=False)
+    if any(spec.fill in MASK_FILLS for spec in inputs.specs):
+        yield _Plan(NO_PADDING, seed=PADDING_SEED, style="unpadded")
 
 
 class _OtherOutputsError(Exception):
     """The outputs of a case do not have the example's names, dtypes and ranks."""
 
 
-class _Eager:
-    """Runs the module on cases, all with the outputs of the first."""
+class _Runs:
+    """Makes cases of the model's answers, all with the outputs of the first."""
 
-    def __init__(self, module: nn.Module, inputs: ExampleInputs) -> None:
-        self.module = module
+    def __init__(
+        self, eager: Eager, inputs: ExampleInputs, *, real: bool, known: Reference | None = None
+    ) -> None:
+        self.eager = eager
         self.inputs = inputs
-        self.input_dtypes: dict[str, str] = {}
-        self.output_dtypes: dict[str, str] = {}
-        self.ranks: list[int] = []
-        self.seconds = 0.0
+        self.real = real
+        self.input_dtypes: Mapping[str, str] = known.input_dtypes if known else {}
+        self.output_dtypes: Mapping[str, str] = known.output_dtypes if known else {}
+        self.ranks = [array.ndim for array in known.example.outputs.values()] if known else []
+        self.example_seconds = known.seconds if known else 0.0
         self.spent = 0.0
 
-    def run(
+    def case(
         self,
         label: str,
         tensors: Mapping[str, torch.Tensor],
         *,
-        seed: int = 0,
+        seed: int = EXAMPLE_SEED,
         sizes: Mapping[str, int] | None = None,
     ) -> Case:
-        """Calls the module with torch's generator at `seed`."""
-        # Copied first: a module may write into its inputs.
-        arrays = {name: to_array(tensor) for name, tensor in tensors.items()}
-        with torch.random.fork_rng(devices=()), torch.no_grad():
-            torch.manual_seed(seed)
-            clock = time.perf_counter()
-            outputs = flatten_outputs(self.module(**tensors, **self.inputs.constants))
-            self.seconds = time.perf_counter() - clock
-            self.spent += self.seconds
+        """Asks the model; the first case decides what all others have to look like."""
+        dtypes = {name: dtype_name(tensor) for name, tensor in tensors.items()}
+        answer = self.eager.answer(tensors, self.inputs.constants, seed=seed, real=self.real)
+        self.spent += answer.seconds
         if not self.output_dtypes:
-            self.input_dtypes = {name: _dtype(tensor) for name, tensor in tensors.items()}
+            self.input_dtypes, self.example_seconds = dtypes, answer.seconds
         return Case(
             label=label,
-            inputs=arrays,
-            outputs=self._outputs(outputs, arrays),
+            inputs=answer.inputs,
+            outputs=self._outputs(answer),
             sizes=dict(sizes or self.inputs.sizes),
         )
 
-    def _outputs(
-        self, outputs: list[tuple[str, torch.Tensor]], inputs: Mapping[str, Array]
-    ) -> dict[str, Array]:
-        names = _unique([name for name, _ in outputs], taken=inputs)
-        dtypes = {name: _dtype(item) for name, (_, item) in zip(names, outputs, strict=True)}
-        ranks = [item.ndim for _, item in outputs]
+    def extend(self, cases: list[Case], plans: Sequence[_Plan]) -> dict[str, str]:
+        """Adds a case per plan; returns what eager refused, and why."""
+        refused: dict[str, str] = {}
+        for plan in plans:
+            if plan.extra and (self.spent > EXTRA_SECONDS or _nbytes(cases) > EXTRA_BYTES):
+                break
+            try:
+                tensors = self.inputs.make(seed=plan.seed, sizes=plan.sizes, style=plan.style)
+                if not (plan.extra and _known(tensors, cases)):
+                    cases.append(self.case(plan.label, tensors, seed=plan.seed, sizes=plan.sizes))
+            except Exception as error:  # noqa: BLE001 - a module may refuse values in any way it likes
+                refused[plan.label] = first_line(error)
+        if OTHER_VALUES in refused:
+            cases += self._floats_only(cases[0])
+        return refused
+
+    def _floats_only(self, example: Case) -> list[Case]:
+        """Other floats beside the example's integers, for modules that accept few integers."""
+        kept, drawn = self.inputs.make(), self.inputs.make(seed=VALUES_SEED)
+        floats = {name: item for name, item in drawn.items() if item.is_floating_point()}
+        if not floats or len(floats) == len(kept):
+            return []
+        try:
+            return [self.case(OTHER_VALUES, kept | floats, seed=VALUES_SEED, sizes=example.sizes)]
+        except Exception:  # noqa: BLE001 - a module may refuse values in any way it likes
+            return []
+
+    def _outputs(self, answer: Answer) -> dict[str, Array]:
+        names = unique_names([name for name, _, _ in answer.outputs], taken=answer.inputs)
+        found = dict(zip(names, answer.outputs, strict=True))
+        dtypes = {name: dtype for name, (_, dtype, _) in found.items()}
+        ranks = [array.ndim for _, _, array in found.values()]
         if not self.output_dtypes:
             self.output_dtypes, self.ranks = dtypes, ranks
         if dtypes != self.output_dtypes or ranks != self.ranks:
             raise _OtherOutputsError("eager PyTorch returned other outputs than for the example")
-        return {name: to_array(item) for name, (_, item) in zip(names, outputs, strict=True)}
+        return {name: array for name, (_, _, array) in found.items()}
 
 
 def _refusal(error: BaseException) -> str:
@@ -247,62 +292,6 @@ def _refusal(error: BaseException) -> str:
         f"the model refuses the example inputs: {first_line(error)}; pass your own with "
         "inputs={'name': array} or --input name=shape:dtype"
     )
-
-
-def _noise(eager: _Eager, example: Case) -> dict[str, float]:
-    """How far each output moves when every layer's result is off by its dtype's epsilon."""
-    generator = torch.Generator().manual_seed(0)
-
-    def disturbed(tensor: torch.Tensor) -> torch.Tensor:
-        noise = torch.randn(tensor.shape, generator=generator, dtype=torch.float32)
-        return tensor * (1 + torch.finfo(tensor.dtype).eps * noise.to(tensor))
-
-    def hook(layer: nn.Module, _: object, output: object) -> torch.Tensor | None:
-        leaf = next(layer.children(), None) is None
-        if leaf and isinstance(output, torch.Tensor) and output.is_floating_point():
-            return disturbed(output)
-        return None
-
-    tensors = eager.inputs.make()
-    # torch annotates no result, and documents that one replaces the output.
-    handle = register_module_forward_hook(hook)  # type: ignore[arg-type]
-    try:
-        moved = eager.run(EXAMPLE, tensors, seed=1).outputs
-    except Exception:  # noqa: BLE001 - a module may refuse disturbed values in any way it likes
-        return dict.fromkeys(example.outputs, math.inf)
-    finally:
-        handle.remove()
-    return {
-        name: compare(moved[name], expected, 0.0).max_rel_error
-        for name, expected in example.outputs.items()
-    }
-
-
-def _unrepeatable(eager: _Eager, example: Case, noise: Mapping[str, float]) -> dict[str, str]:
-    bounds = {
-        name: REPEAT_SHARE * tolerance_for(eager.output_dtypes[name], "float32") for name in noise
-    }
-    if all(noise[name] <= bound for name, bound in bounds.items()):
-        return {}
-    again = eager.run(EXAMPLE, eager.inputs.make(), seed=2)
-    found = {}
-    for name, bound in bounds.items():
-        difference = compare(again.outputs[name], example.outputs[name], bound)
-        if not difference.right:
-            found[name] = f"eager PyTorch does not reproduce it: {difference.reason}"
-    return found
-
-
-def _floats_only(eager: _Eager, example: Case) -> list[Case]:
-    """Other floats beside the example's integers, for modules that accept few integers."""
-    kept, drawn = eager.inputs.make(), eager.inputs.make(seed=1)
-    floats = {name: item for name, item in drawn.items() if item.is_floating_point()}
-    if not floats or len(floats) == len(kept):
-        return []
-    try:
-        return [eager.run(OTHER_VALUES, kept | floats, seed=1, sizes=example.sizes)]
-    except Exception:  # noqa: BLE001 - a module may refuse values in any way it likes
-        return []
 
 
 def _output_axes(cases: list[Case], inputs: ExampleInputs) -> dict[str, dict[int, str]]:
@@ -335,7 +324,7 @@ def _identifier(text: str) -> str:
     return f"_{name}" if name[:1].isdigit() else name
 
 
-def _unique(names: list[str], *, taken: Mapping[str, object]) -> list[str]:
+def unique_names(names: list[str], *, taken: Mapping[str, object]) -> list[str]:
     """An ONNX graph holds every name once, inputs and outputs together."""
     used = set(taken)
     unique = []
@@ -351,20 +340,8 @@ def _unique(names: list[str], *, taken: Mapping[str, object]) -> list[str]:
 
 
 def _precision(module: nn.Module) -> str:
-    dtypes = {_dtype(item) for item in module.parameters() if item.is_floating_point()}
+    dtypes = {dtype_name(item) for item in module.parameters() if item.is_floating_point()}
     return max(dtypes & TOLERANCES.keys(), key=TOLERANCES.__getitem__, default="float32")
-
-
-def _dtype(tensor: torch.Tensor) -> str:
-    return str(tensor.dtype).removeprefix("torch.")
-
-
-def to_array(tensor: torch.Tensor) -> Array:
-    """A copy as NumPy; floats that NumPy lacks, such as bfloat16, become float32."""
-    value = tensor.detach()
-    if value.is_floating_point() and _dtype(value) not in {"float16", "float32", "float64"}:
-        value = value.float()
-    return np.array(value.numpy(force=True))
 
 
 def _known(tensors: Mapping[str, torch.Tensor], cases: list[Case]) -> bool:

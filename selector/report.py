@@ -8,7 +8,6 @@ import json
 import math
 from collections.abc import Iterable, Mapping
 from collections.abc import Set as AbstractSet
-from glob import escape as escape_glob
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -115,7 +114,7 @@ def _jsonable_error(error: BaseException) -> dict[str, Any]:
 def render_export(result: ExportResult) -> RenderableType:
     """The file, how it was made, what was checked, and every attempt."""
     facts = {
-        "file": f"{path_text(result.path)} ({size_text(file_bytes(result.path))})",
+        "file": f"{path_text(result.path)} ({size_text(result.file_bytes)})",
         "model": source_text(result.source),
         "made by": str(result.candidate),
         **_verification_facts(result.verification),
@@ -254,14 +253,6 @@ def path_text(path: Path) -> str:
     return str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path)
 
 
-def file_bytes(path: Path) -> int:
-    """Bytes of an ONNX file and of the external data beside it, whichever name it has."""
-    digest = "[0-9a-f]" * 8
-    beside = [path.with_name(f"{path.name}.data")]
-    beside += path.parent.glob(f"{escape_glob(path.stem)}-{digest}.onnx.data")
-    return sum(item.stat().st_size for item in (path, *beside) if item.is_file())
-
-
 def reason_text(error: BaseException | None) -> str:
     """Why an attempt failed, on one line, without what the line says already."""
     if error is None:
@@ -303,8 +294,10 @@ def _verification_facts(report: VerificationReport) -> dict[str, str]:
     largest = f"largest error {max(errors):.2g}" if errors else "no number compared"
     outputs = _plural(len(report.outputs), "output")
     cases = _plural(len(report.cases), "set")
+    subject = "lightly: a shallow copy's " if report.level == "light" else ""
     facts = {
-        "verified": f"{outputs} on {cases} of unseen inputs, {largest}, {report.seconds:.1f} s"
+        "verified": f"{subject}{outputs} on {cases} of unseen inputs, {largest}, "
+        f"{report.seconds:.1f} s"
     }
     unverifiable = [item.name for item in report.outputs if item.status == "unverifiable"]
     if unverifiable:
@@ -392,5 +385,6 @@ def _table(*headers: str, right: tuple[int, ...] = ()) -> Table:
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
     for index, header in enumerate(headers):
         justify = "right" if index in right else "left"
-        table.add_column(header, justify=justify, overflow="fold")  # type: ignore[arg-type]
+        whole = header == "candidate"
+        table.add_column(header, justify=justify, overflow="fold", no_wrap=whole)  # type: ignore[arg-type]
     return table

@@ -6,7 +6,8 @@ from selector.errors import InvalidRequestError
 from strategies import registry
 
 OBJECTIVES = ("time", "attempts", "latency", "size", "coverage")
-VERIFY_LEVELS = ("full", "off")
+VERIFY_LEVELS = ("full", "light", "off")
+WEIGHTS = ("copy", "link", "embed")
 DYNAMIC = ("auto", True, False)
 DEFAULT_OPSET = 18
 # Long enough for everything that was measured; an export that hangs ends here.
@@ -21,6 +22,7 @@ def check_options(  # noqa: PLR0913 - all the options that can be checked
     objective: str = "time",
     dynamic: bool | str = "auto",
     verify: str = "full",
+    weights: str = "copy",
     opset: int | None = None,
     tolerance: float | None = None,
     time_budget: float | None = None,
@@ -34,6 +36,7 @@ def check_options(  # noqa: PLR0913 - all the options that can be checked
     _check_choice("strategy", strategy, ("auto", *registry.names()))
     _check_choice("objective", objective, OBJECTIVES)
     _check_choice("verify", verify, VERIFY_LEVELS)
+    _check_choice("value of weights", weights, WEIGHTS)
     if dynamic not in DYNAMIC:
         raise InvalidRequestError(f"dynamic is 'auto', True or False, not {dynamic!r}")
     if opset is not None and opset not in OPSETS:

@@ -51,6 +51,8 @@ class Session:
         # second batch size do not leave room for.
         options.enable_cpu_mem_arena = False
         options.enable_mem_pattern = False
+        # As OpenMP's in `strategies.worker`: threads that spin lose where cores are shared.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
             self._session = ort.InferenceSession(
                 str(path), options, providers=["CPUExecutionProvider"]

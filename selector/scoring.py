@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from selector.chain import reconsidered
 from selector.ranking import rank_candidates, static_ranking
 from strategies.base import Candidate
 
@@ -136,13 +137,15 @@ def _registered(candidates: Sequence[Candidate]) -> list[Candidate]:
 
 
 def _seconds_to_success(order: Iterable[Candidate], rows: Sequence[Row]) -> float:
+    """What the chain would spend, which changes its order by how a try without weights ends."""
     by_candidate = {row.candidate: row for row in rows}
-    total = 0.0
-    for candidate in order:
-        row = by_candidate[candidate]
+    waiting, total = list(order), 0.0
+    while waiting:
+        row = by_candidate[waiting.pop(0)]
         total += row.seconds or 0.0
         if row.success:
             break
+        waiting = reconsidered(waiting, row.candidate, read_weights=row.read_weights)
     return total
 
 

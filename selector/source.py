@@ -25,6 +25,8 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PreTrainedConfig
 
+    from selector.weights import WeightStore
+
 __all__ = [
     "LoadedModel",
     "ModelSource",
@@ -86,12 +88,15 @@ class LoadedModel:
         module: In eval mode, without gradients.
         config: The transformers config; None for a plain module.
         source: Where it came from.
+        weights: Which of its tensors lie in the checkpoint's files, and where; parameters
+            that are stored in half precision may still have to be filled.
         notes: What the user should know: random weights, converted dtypes.
     """
 
     module: nn.Module
     config: PreTrainedConfig | None
     source: ModelSource
+    weights: WeightStore
     notes: tuple[str, ...] = ()
 
 
@@ -147,11 +152,17 @@ def resolve(  # noqa: PLR0913 - one keyword for each way to say which model is m
     return _from_hub(asked, token, progress or (lambda _: None))
 
 
-def load(source: ModelSource) -> LoadedModel:
+def load(source: ModelSource, *, real: bool = True) -> LoadedModel:
     """Loads a model; for a process of its own, whose library settings it changes.
 
     Progress bars, logging and thread pools of transformers are turned off for the rest of
-    the process. Random weights are the same every time.
+    the process. Random weights are the same every time. The weights of safetensors files are
+    mapped, not read.
+
+    Args:
+        source: From `resolve`.
+        real: Whether every parameter gets its values now; without, those that are stored in
+            half precision wait for `weights.fill()`.
 
     Raises:
         ModelLoadError: The checkpoint does not fit its class, or the class is not to be had.
@@ -159,7 +170,7 @@ def load(source: ModelSource) -> LoadedModel:
     """
     from selector import loading  # noqa: PLC0415 - imports torch, which --help must not
 
-    return loading.load(source)
+    return loading.load(source, real=real)
 
 
 def companion_files(source: ModelSource) -> tuple[Path, ...]:

@@ -2,24 +2,39 @@
 
 from __future__ import annotations
 
+import pickle
 import platform
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selector.errors import AnalysisError
+from selector.errors import AnalysisError, InvalidRequestError
 from selector.features import ModelFeatures
-from strategies.base import Candidate, ExportArtifact, ExportRequest
+from strategies.base import VOID, Candidate, ExportArtifact, ExportRequest
 from strategies.hierarchy import Hierarchy, read_hierarchy
 
 if TYPE_CHECKING:
+    from torch import nn
+
+    from selector.eager import Eager
     from selector.inputs import ExampleInputs
+    from selector.light import Stand
     from selector.reference import Reference
     from selector.source import LoadedModel, ModelSource
     from selector.verification import VerificationReport
 
 SCHEMA = "1"
+FULL, LIGHT, OFF = "full", "light", "off"
+# What a session needs beyond `worker.PRELOADED`, so that its processes share it.
+IMPORTS = (
+    "selector.loading",
+    "selector.inputs",
+    "selector.analysis",
+    "selector.reference",
+    "selector.verification",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,6 +47,12 @@ class Subject:
         """What the asking process should know of the loading: its notes."""
         return self.loaded.notes
 
+    def module_for(self, candidate: Candidate) -> nn.Module:
+        """The module, with values where the candidate's capture reads any."""
+        if candidate.weights != VOID:
+            self.loaded.weights.fill()
+        return self.loaded.module
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StudyOrder:
@@ -41,13 +62,18 @@ class StudyOrder:
         task: The task it was asked for, or None.
         given: The user's own inputs, see `inputs.make_inputs`.
         dynamic: Whether axes may vary.
-        check: Whether unseen cases will be needed, for verification.
+        verify: How files will be verified; decides what eager PyTorch has to answer.
     """
 
     task: str | None = None
     given: Any = None
     dynamic: bool = True
-    check: bool = True
+    verify: str = FULL
+
+    @property
+    def check(self) -> bool:
+        """Whether the model itself will be compared with files."""
+        return self.verify == FULL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,16 +81,40 @@ class Study:
     """What is known of a model before any attempt.
 
     Attributes:
-        inputs: The recipe for its inputs.
-        reference: What eager PyTorch answers.
         features: What the ranker looks at; None where the analysis failed.
+        dynamic_axes: For each input its axes that may vary, index to name.
+        static_cases: Whether there are enough cases to verify a static file.
         notes: What the user should know, one sentence each.
+        evidence: The pickled recipe for its inputs and eager PyTorch's answers. Passed on as
+            it is by the asking process, which would import torch to read it.
     """
 
-    inputs: ExampleInputs
-    reference: Reference
     features: ModelFeatures | None
+    dynamic_axes: Mapping[str, Mapping[int, str]]
+    static_cases: bool
     notes: tuple[str, ...]
+    evidence: bytes = field(repr=False)
+
+    @property
+    def inputs(self) -> ExampleInputs:
+        """The recipe for the model's inputs; imports torch."""
+        return _opened(self.evidence)[0]
+
+    @property
+    def reference(self) -> Reference:
+        """What eager PyTorch answers; imports torch."""
+        return _opened(self.evidence)[1]
+
+    @property
+    def stand(self) -> Stand | None:
+        """What runs in the model's stead, where it is too large; imports torch."""
+        return _opened(self.evidence)[2]
+
+
+@lru_cache(maxsize=1)
+def _opened(evidence: bytes) -> tuple[ExampleInputs, Reference, Stand | None]:
+    inputs, reference, stand = pickle.loads(evidence)  # noqa: S301 - from our own session
+    return inputs, reference, stand
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,9 +125,10 @@ class AttemptOrder:
     study: Study
     directory: Path
     opset: int
-    external_data: bool | None
+    weights: str
     verify: str
     tolerance: float | None
+    data_stem: str = "model"
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -90,31 +141,93 @@ class Verified:
     hierarchy: Hierarchy
 
 
-def load_subject(source: ModelSource) -> Subject:
-    """Loads the model; runs in the session itself."""
+def load_subject(source: ModelSource, *, real: bool = True) -> Subject:
+    """Loads the model; runs in the session itself.
+
+    Args:
+        source: From `source.resolve`.
+        real: Whether its values will be needed, by verification for instance.
+    """
     from selector.source import load  # noqa: PLC0415 - imports torch and transformers
 
-    return Subject(loaded=load(source))
+    return Subject(loaded=load(source, real=real))
 
 
 def study_subject(subject: Subject, order: StudyOrder) -> Study:
     """Makes inputs, runs eager PyTorch on them, and computes the features.
 
+    What a weightless run accepted may be refused with the real weights, ids that the
+    vocabulary does not have for instance; then only real runs count.
+
     Raises:
         InvalidRequestError: Inputs cannot be made up, or eager refuses them.
     """
-    from selector.reference import compute_reference  # noqa: PLC0415 - imports torch
+    from selector.eager import Eager, Weights  # noqa: PLC0415 - imports torch
+    from selector.reference import OTHER_SIZES  # noqa: PLC0415 - imports torch
 
-    inputs = _inputs(subject, order)
+    loaded = subject.loaded
+    weights = Weights.FIRST if order.check else Weights.NEVER
+    eager = Eager(loaded.module, weights=weights, prepare=loaded.weights.fill)
+    try:
+        study = _study(subject, order, eager)
+        mistaken = eager.guessed and order.check and OTHER_SIZES in study.reference.refused
+    except InvalidRequestError:
+        if not eager.guessed:
+            raise
+        mistaken = True
+    if mistaken:
+        study = _study(subject, order, Eager(loaded.module, prepare=loaded.weights.fill))
+    return study
+
+
+def _study(subject: Subject, order: StudyOrder, eager: Eager) -> Study:
+    from selector.reference import (  # noqa: PLC0415 - imports torch
+        compute_reference,
+        has_static_cases,
+    )
+
+    inputs = _inputs(subject, order, eager)
     features, notes = _features(subject, inputs)
     reference = compute_reference(
         subject.loaded.module,
         inputs,
         value_dependent=features is None or features.value_dependent,
+        # A forward that ran to its end without values does the same whatever they are.
+        thorough=features is None or features.value_dependent or bool(features.notes),
         unseen=order.check,
+        eager=eager,
     )
-    notes = (*inputs.notes, *notes)
-    return Study(inputs=inputs, reference=reference, features=features, notes=notes)
+    stand = _stand(subject, inputs, features) if order.verify == LIGHT else None
+    return Study(
+        features=features,
+        dynamic_axes=inputs.dynamic_axes,
+        static_cases=has_static_cases(reference) or not order.check,
+        notes=(*inputs.notes, *notes),
+        evidence=pickle.dumps((inputs, reference, stand)),
+    )
+
+
+def _stand(subject: Subject, inputs: ExampleInputs, features: ModelFeatures | None) -> Stand:
+    from selector.light import prepare_stand  # noqa: PLC0415 - imports torch
+
+    loaded = subject.loaded
+    dependent = features is None or features.value_dependent
+    return prepare_stand(loaded.module, loaded.config, inputs, value_dependent=dependent)
+
+
+def needs_completion(study: Study, *, dynamic: bool) -> bool:
+    """Whether a file's verification needs more cases than were made."""
+    return not dynamic and not study.static_cases
+
+
+def complete_study(subject: Subject, study: Study) -> Study:
+    """Adds what a static file is held against, which no dynamic one needs."""
+    from selector.reference import with_static_cases  # noqa: PLC0415 - imports torch
+
+    subject.loaded.weights.fill()
+    reference = with_static_cases(subject.loaded.module, study.reference)
+    evidence = pickle.dumps((study.inputs, reference, study.stand))
+    return replace(study, static_cases=True, evidence=evidence)
 
 
 def features_of_subject(subject: Subject, order: StudyOrder) -> ModelFeatures:
@@ -123,22 +236,31 @@ def features_of_subject(subject: Subject, order: StudyOrder) -> ModelFeatures:
     Raises:
         AnalysisError: They could not be computed.
     """
-    return _analyzed(subject, _inputs(subject, order))
-
-
-def _inputs(subject: Subject, order: StudyOrder) -> ExampleInputs:
-    from selector.inputs import make_inputs  # noqa: PLC0415 - imports torch
+    from selector.eager import Eager, Weights  # noqa: PLC0415 - imports torch
 
     loaded = subject.loaded
+    eager = Eager(loaded.module, weights=Weights.NEVER, prepare=loaded.weights.fill)
+    return _analyzed(subject, _inputs(subject, order, eager))
+
+
+def _inputs(subject: Subject, order: StudyOrder, eager: Eager) -> ExampleInputs:
+    from selector.inputs import make_inputs  # noqa: PLC0415 - imports torch
+
     return make_inputs(
-        loaded.module, loaded.config, task=order.task, given=order.given, dynamic=order.dynamic
+        eager.module,
+        subject.loaded.config,
+        task=order.task,
+        given=order.given,
+        dynamic=order.dynamic,
+        eager=eager,
     )
 
 
 def _analyzed(subject: Subject, inputs: ExampleInputs) -> ModelFeatures:
     from selector.analysis import analyze_module  # noqa: PLC0415 - imports torch
 
-    return analyze_module(subject.loaded.module, subject.loaded.config, inputs)
+    loaded = subject.loaded
+    return analyze_module(loaded.module, loaded.config, inputs, prepare=loaded.weights.fill)
 
 
 def _features(
@@ -156,22 +278,42 @@ def attempt_candidate(subject: Subject, order: AttemptOrder) -> Verified:
     Raises:
         StrategyError: The candidate did not produce a right file.
     """
-    from selector.verification import unverified_report, verify_file  # noqa: PLC0415 - imports ORT
     from strategies import registry  # noqa: PLC0415 - imports onnx
 
-    strategy = registry.resolve(order.candidate.strategy)
-    artifact = strategy(_request(subject, order))
-    if order.verify == "off":
-        report = unverified_report(artifact.path)
-    else:
-        report = verify_file(
-            artifact.path,
-            order.study.reference,
-            dynamic=order.candidate.dynamic,
-            tolerance=order.tolerance,
-        )
+    request = _request(subject, order)
+    artifact = registry.resolve(order.candidate.strategy)(request)
+    report = _verified(subject, order, request, artifact.path)
     _append_metadata(artifact.path, report.metadata())
     return Verified(artifact=artifact, verification=report, hierarchy=read_hierarchy(artifact.path))
+
+
+def _verified(
+    subject: Subject, order: AttemptOrder, request: ExportRequest, path: Path
+) -> VerificationReport:
+    from selector.structure import unverified_report  # noqa: PLC0415 - imports onnx
+    from selector.verification import verify_file  # noqa: PLC0415 - imports ORT
+
+    module, study = subject.loaded.module, order.study
+    if order.verify == OFF:
+        return unverified_report(path)
+    if order.verify == LIGHT and study.stand is not None:
+        from selector.light import verify_lightly  # noqa: PLC0415 - imports torch
+
+        return verify_lightly(
+            path,
+            module,
+            request,
+            reference=study.reference,
+            stand=study.stand,
+            tolerance=order.tolerance,
+        )
+    return verify_file(
+        path,
+        study.reference,
+        dynamic=order.candidate.dynamic,
+        tolerance=order.tolerance,
+        module=module,
+    )
 
 
 def _request(subject: Subject, order: AttemptOrder) -> ExportRequest:
@@ -179,7 +321,7 @@ def _request(subject: Subject, order: AttemptOrder) -> ExportRequest:
     dynamic = order.candidate.dynamic
     return ExportRequest(
         candidate=order.candidate,
-        load_model=lambda: subject.loaded.module,
+        load_model=lambda: subject.module_for(order.candidate),
         inputs=inputs.make(seed=0),
         dynamic_axes=inputs.dynamic_axes if dynamic else {},
         constants=inputs.constants,
@@ -187,7 +329,9 @@ def _request(subject: Subject, order: AttemptOrder) -> ExportRequest:
         output_axes=reference.output_axes if dynamic else {},
         directory=order.directory,
         opset=order.opset,
-        external_data=order.external_data,
+        weights=order.weights,
+        data_stem=order.data_stem,
+        locate=subject.loaded.weights.locate,
         metadata={**order.metadata, **_provenance(order.candidate)},
     )
 
@@ -222,7 +366,7 @@ def _append_metadata(path: Path, entries: Mapping[str, str]) -> None:
 
 
 def verify_subject(
-    _: Subject, path: Path, study: Study, tolerance: float | None
+    subject: Subject, path: Path, study: Study, tolerance: float | None
 ) -> VerificationReport:
     """Compares an existing file with the loaded model; runs in a process of its own.
 
@@ -231,4 +375,13 @@ def verify_subject(
     """
     from selector.verification import has_dynamic_axes, verify_file  # noqa: PLC0415 - imports ORT
 
-    return verify_file(path, study.reference, dynamic=has_dynamic_axes(path), tolerance=tolerance)
+    dynamic = has_dynamic_axes(path)
+    if needs_completion(study, dynamic=dynamic):
+        study = complete_study(subject, study)
+    return verify_file(
+        path,
+        study.reference,
+        dynamic=dynamic,
+        tolerance=tolerance,
+        module=subject.loaded.module,
+    )

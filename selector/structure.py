@@ -5,11 +5,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 
 import onnx
 from onnx import helper
 
+from selector.stored_bytes import take_out
+from selector.verdict import VerificationReport
 from strategies import hierarchy
 from strategies.base import first_line
 
@@ -43,6 +46,7 @@ class FileFacts:
         nodes: Number of nodes, those in subgraphs and functions included.
         untagged: Nodes without complete tags, by name or operator.
         repeated: Names that several nodes share, the empty one included.
+        modules: Paths that the nodes' tags name.
     """
 
     opset: int
@@ -51,20 +55,37 @@ class FileFacts:
     nodes: int
     untagged: tuple[str, ...]
     repeated: tuple[str, ...]
+    modules: frozenset[str]
 
 
-def run_checker(path: Path) -> str | None:
-    """Runs `onnx.checker` on the file, external data included; returns what it objects to."""
+def read_checked(path: Path) -> tuple[FileFacts | None, str | None]:
+    """Reads the graph and runs `onnx.checker` on it; the facts, and what is objected to.
+
+    Weights are not looked at: every tensor has to have as many bytes as its shape needs,
+    and external ones must lie within a file beside the model. `onnx.checker` itself would
+    read all of them, and refuses a hard link, which ONNX Runtime follows.
+    """
     try:
-        onnx.checker.check_model(str(path))
+        model = _load(path)
+        facts = _facts(model)
+        fault = take_out(model, path.parent)
+        if fault is None:
+            onnx.checker.check_model(model)
     except Exception as error:  # noqa: BLE001 - parser and checker raise unrelated types
-        return first_line(error)
-    return None
+        return None, first_line(error)
+    return facts, fault
 
 
 def read_facts(path: Path) -> FileFacts:
     """Reads the graph; weights in external data are left where they are."""
-    model = onnx.load(str(path), load_external_data=False)
+    return _facts(_load(path))
+
+
+def _load(path: Path) -> onnx.ModelProto:
+    return onnx.load(str(path), load_external_data=False)
+
+
+def _facts(model: onnx.ModelProto) -> FileFacts:
     nodes = list(_nodes(model))
     names = Counter(node.name for node in nodes)
     return FileFacts(
@@ -74,13 +95,33 @@ def read_facts(path: Path) -> FileFacts:
         nodes=len(nodes),
         untagged=tuple(node.name or node.op_type for node in nodes if not _tagged(node)),
         repeated=tuple(name for name, count in names.items() if count > 1 or not name),
+        modules=frozenset(
+            entry.value
+            for node in nodes
+            for entry in node.metadata_props
+            if entry.key == hierarchy.MODULE
+        ),
+    )
+
+
+def unverified_report(path: str | Path) -> VerificationReport:
+    """The report of a file that was not verified, as asked: what it says about itself."""
+    facts = read_facts(Path(path))
+    return VerificationReport(
+        level="off",
+        ok=False,
+        reason="not verified, as asked",
+        nodes=facts.nodes,
+        untagged=len(facts.untagged),
+        opset=facts.opset,
+        ort_version=version("onnxruntime"),
     )
 
 
 def has_dynamic_axes(path: str | Path) -> bool:
     """Whether any axis of any input is not fixed; False where the file cannot be read.
 
-    What is wrong with an unreadable file is for `run_checker` to say.
+    What is wrong with an unreadable file is for `read_checked` to say.
     """
     try:
         facts = read_facts(Path(path))
@@ -118,6 +159,16 @@ def _values_fault(
         if value.dtype != wanted[value.name]
     ]
     return f"{kind} of another type: {some(wrong)}" if wrong else None
+
+
+def fixed_axes(facts: FileFacts, dynamic_axes: Mapping[str, Mapping[int, str]]) -> dict[str, str]:
+    """What the file fixes and should vary: for each place, in words, the name of its axis."""
+    return {
+        f"axis {index} of {value.name} ({name}) at {value.dims[index]}": name
+        for value in facts.inputs
+        for index, name in dynamic_axes.get(value.name, {}).items()
+        if index < len(value.dims) and isinstance(value.dims[index], int)
+    }
 
 
 def tag_fault(facts: FileFacts) -> str | None:

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from selector import baseline
-from selector.errors import RankerError
+from selector.errors import RankerError, VoidReadError
 from selector.features import ModelFeatures
 from selector.ranker import (
     SCHEMA_VERSION,
@@ -28,6 +28,7 @@ from selector.ranker import (
     feature_names,
     matrix,
     timed_matrix,
+    twin_with_weights,
 )
 from selector.scoring import Scores, score_ranker
 from strategies.base import Candidate
@@ -47,6 +48,7 @@ class Row:
         features: Of the model.
         candidate: What was tried.
         success: Whether a verified file came out.
+        read_weights: Whether it needed a weight's value, and had none.
         seconds: Wall seconds of the attempt, verification included, or None.
         qualities: What was measured of the file: `latency` in seconds, `size` in bytes beyond
             the parameters per operator, `coverage` as the share of nodes that is not traced.
@@ -56,6 +58,7 @@ class Row:
     features: ModelFeatures
     candidate: Candidate
     success: bool
+    read_weights: bool
     seconds: float | None
     qualities: Mapping[str, float]
 
@@ -158,6 +161,7 @@ def _row(record: baseline.Record, features: ModelFeatures) -> Row:
         features=features,
         candidate=record.candidate.candidate(),
         success=record.success,
+        read_weights=record.error_type == VoidReadError.__name__,
         seconds=sum(times) if times else None,
         qualities={name: value for name, value in qualities.items() if value is not None}
         if record.success
@@ -167,10 +171,12 @@ def _row(record: baseline.Record, features: ModelFeatures) -> Row:
 
 def fit(rows: Sequence[Row]) -> FittedRanker:
     """Fits probability, seconds and latency; the same rows give the same ranker."""
+    # What a file is like does not depend on whether it was captured with weights.
+    files = [replace(row, candidate=twin_with_weights(row.candidate)) for row in rows]
     return FittedRanker(
         classifier=_fit_classifier(rows),
         clock=_fit_clock(rows),
-        latency=_fit_latency(rows),
+        latency=_fit_latency(files),
         tallies=_tallies(rows),
         medians={
             "success_seconds": _medians(
@@ -180,7 +186,7 @@ def fit(rows: Sequence[Row]) -> FittedRanker:
                 (row, row.seconds) for row in rows if not row.success and row.seconds is not None
             ),
             **{
-                name: _medians((row, row.qualities[name]) for row in rows if name in row.qualities)
+                name: _medians((row, row.qualities[name]) for row in files if name in row.qualities)
                 for name in ("latency", "size", "coverage")
             },
         },

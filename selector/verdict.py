@@ -53,7 +53,8 @@ class VerificationReport:
     """What was checked and what came out.
 
     Attributes:
-        level: `full`, or `off` where nothing was checked, as asked.
+        level: `full`; `light` where a shallow copy of the model stood in for it, whose
+            outputs and cases these are; `off` where nothing was checked, as asked.
         ok: The verdict.
         reason: Why not, or an empty string.
         dynamic: Whether the file was held to its dynamic axes.
@@ -72,7 +73,7 @@ class VerificationReport:
         ort_version: Of ONNX Runtime.
         latency_seconds: Median of a few runs of the example, or None.
         seconds: Wall seconds of the whole verification.
-        timings: The same by stage: checker, session, run.
+        timings: The same by stage: checker, session, run, eager.
         notes: What was left out and why.
     """
 
@@ -141,7 +142,7 @@ class OutputState:
             self.status = "right"
 
     def set_unverifiable(self, reason: str) -> None:
-        """Nothing can be said of this output."""
+        """Nothing can be said of this output, whatever was compared before."""
         self.status, self.reason = "unverifiable", reason
 
     def check(self, name: str, dtype: str, shape: tuple[int, ...]) -> OutputCheck:

@@ -5,21 +5,23 @@ from __future__ import annotations
 import contextlib
 import statistics
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnxruntime as ort
 
-from selector.comparison import Difference, compare, settle_ties
-from selector.reference import EXAMPLE, OTHER_SIZES, OTHER_VALUES, to_array
+from selector.comparison import Difference, compare_all
+from selector.doubts import clearly_right, examine
+from selector.frozen_axes import frozen_axes
+from selector.reference import EXAMPLE, OTHER_SIZES, OTHER_VALUES
 from selector.runtime import RuntimeRefusalError, Session
 from selector.structure import (
     FileFacts,
+    fixed_axes,
     has_dynamic_axes,
     interface_fault,
-    read_facts,
-    run_checker,
+    read_checked,
     some,
     tag_fault,
 )
@@ -27,7 +29,7 @@ from selector.verdict import CaseCheck, OutputCheck, OutputState, VerificationRe
 from strategies.errors import VerificationError
 
 if TYPE_CHECKING:
-    import torch
+    from torch import nn
 
     from selector.comparison import Array
     from selector.reference import Case, Reference
@@ -37,24 +39,31 @@ __all__ = [
     "OutputCheck",
     "VerificationReport",
     "has_dynamic_axes",
-    "unverified_report",
     "verify_file",
+    "verify_structure",
 ]
 
-# The example's first run, which is compared, and up to three more within this time.
+# The example's first run, which is compared, and up to three more within this time. A run
+# that takes long is hardly faster the next time.
 LATENCY_RUNS = 4
 LATENCY_SECONDS = 1.0
+LONG_RUN_SECONDS = 0.3
 
 
-def verify_file(
+def verify_file(  # noqa: PLR0913 - as many as there are ways to hold a file to less
     path: str | Path,
     reference: Reference,
     *,
     dynamic: bool,
     tolerance: float | None = None,
     require_tags: bool = True,
+    module: nn.Module | None = None,
 ) -> VerificationReport:
     """Checks a file against eager PyTorch's outputs.
+
+    One session, and one run per case. Only where an output is not clearly right is eager
+    PyTorch run again, to see whether the model amplifies rounding or does not reproduce
+    its own outputs.
 
     Args:
         path: The ONNX file, its external data beside it.
@@ -64,37 +73,44 @@ def verify_file(
         tolerance: Relative to an output's magnitude, for all floating outputs; by dtype
             where None, see `selector.comparison`.
         require_tags: Whether nodes without hierarchy tags make the file wrong.
+        module: What the reference was computed from; where None, nothing excuses an error.
 
     Raises:
         VerificationError: The file is not right; its report says in what.
     """
-    check = _Verification(Path(path), reference, dynamic=dynamic, tolerance=tolerance)
-    try:
+    check = _Verification(
+        Path(path), reference, dynamic=dynamic, tolerance=tolerance, module=module
+    )
+    with check.judging():
         check.structure(require_tags=require_tags)
         check.numbers()
-    except _WrongError as wrong:
-        raise VerificationError(
-            wrong.reason,
-            report=check.report(wrong.reason),
-            path=check.path,
-            stage="verify",
-            **({"hint": wrong.hint} if wrong.hint else {}),
-        ) from wrong.__cause__
     return check.report("")
 
 
-def unverified_report(path: str | Path) -> VerificationReport:
-    """The report of a file that was not verified, as asked: what it says about itself."""
-    facts = read_facts(Path(path))
-    return VerificationReport(
-        level="off",
-        ok=False,
-        reason="not verified, as asked",
-        nodes=facts.nodes,
-        untagged=len(facts.untagged),
-        opset=facts.opset,
-        ort_version=ort.__version__,
-    )
+def verify_structure(
+    path: Path,
+    reference: Reference,
+    *,
+    dynamic: bool,
+    further: Callable[[FileFacts], str | None] = lambda _: None,
+) -> VerificationReport:
+    """Checks a file without running it: what it says about itself, and that its bytes are there.
+
+    Args:
+        path: The ONNX file, its external data beside it.
+        reference: Whose names, dtypes and axes it has to have; values are not looked at.
+        dynamic: Whether every axis that may vary has to be dynamic in the file.
+        further: Looks at the rest of what the file says, and may say what is wrong.
+
+    Raises:
+        VerificationError: It is not right; its report says in what.
+    """
+    check = _Verification(path, reference, dynamic=dynamic, tolerance=None, module=None)
+    with check.judging():
+        fault = further(check.structure(require_tags=True))
+        if fault:
+            raise _WrongError(fault)
+    return check.report("")
 
 
 class _WrongError(Exception):
@@ -110,69 +126,85 @@ class _Verification:
     """One file's way through the checks; whatever was learnt stands in the report."""
 
     def __init__(
-        self, path: Path, reference: Reference, *, dynamic: bool, tolerance: float | None
+        self,
+        path: Path,
+        reference: Reference,
+        *,
+        dynamic: bool,
+        tolerance: float | None,
+        module: nn.Module | None,
     ) -> None:
         self.path = path
-        self.reference = reference
         self.dynamic = dynamic
-        self.tolerances = {
-            name: reference.tolerance(name) if tolerance is None else tolerance
-            for name in reference.output_names
-        }
-        self.outputs = {
-            name: OutputState(tolerance=self.tolerances[name]) for name in reference.output_names
-        }
-        for name, reason in reference.unverifiable.items():
-            self.outputs[name].set_unverifiable(reason)
+        self.tolerance = tolerance
+        self.module = module
+        self.outputs: dict[str, OutputState] = {}
+        self._hold_against(reference)
         self.facts: FileFacts | None = None
         self.checker: str | None = None
         self.cases: list[CaseCheck] = []
         self.frozen: tuple[str, ...] = ()
         self.optimizer_fault = False
         self.optimizer_level: str | None = None
+        self.samples: list[float] = []
         self.latency: float | None = None
         self.clock = time.perf_counter()
-        self.timings = {"checker": 0.0, "session": 0.0, "run": 0.0}
+        self.timings = {"checker": 0.0, "session": 0.0, "run": 0.0, "eager": 0.0}
+
+    def _hold_against(self, reference: Reference) -> None:
+        self.reference = reference
+        self.tolerances = {
+            name: reference.tolerance(name) if self.tolerance is None else self.tolerance
+            for name in reference.output_names
+        }
+        for name, tolerance in self.tolerances.items():
+            self.outputs.setdefault(name, OutputState(tolerance=tolerance)).tolerance = tolerance
+        for name, reason in reference.unverifiable.items():
+            self.outputs[name].set_unverifiable(reason)
+
+    @contextlib.contextmanager
+    def judging(self) -> Iterator[None]:
+        """Turns what ends the verification into the error that callers know."""
+        try:
+            yield
+        except _WrongError as wrong:
+            raise VerificationError(
+                wrong.reason,
+                report=self.report(wrong.reason),
+                path=self.path,
+                stage="verify",
+                **({"hint": wrong.hint} if wrong.hint else {}),
+            ) from wrong.__cause__
 
     # The file as it stands
 
-    def structure(self, *, require_tags: bool) -> None:
+    def structure(self, *, require_tags: bool) -> FileFacts:
         """Checker, interface, tags, and the axes that the file itself calls fixed."""
         with self._timed("checker"):
-            self.checker = run_checker(self.path)
-            if self.checker:
-                raise _WrongError(f"onnx.checker refuses the file: {self.checker}")
-            self.facts = read_facts(self.path)
+            facts, self.checker = read_checked(self.path)
+        if facts is None or self.checker:
+            raise _WrongError(f"onnx.checker refuses the file: {self.checker}")
+        self.facts = facts
         wanted = self.reference
-        fault = interface_fault(self.facts, wanted.input_dtypes, wanted.output_dtypes)
+        fault = interface_fault(facts, wanted.input_dtypes, wanted.output_dtypes)
         if fault is None and require_tags:
-            fault = tag_fault(self.facts)
+            fault = tag_fault(facts)
         if fault:
             raise _WrongError(fault)
         if self.dynamic:
-            self._check_symbolic(self.facts)
+            self._check_symbolic(facts)
+        return facts
 
     def _check_symbolic(self, facts: FileFacts) -> None:
-        fixed = [
-            (value.name, index, name, value.dims[index])
-            for value in facts.inputs
-            for index, name in self.reference.dynamic_axes.get(value.name, {}).items()
-            if index < len(value.dims) and isinstance(value.dims[index], int)
-        ]
+        fixed = fixed_axes(facts, self.reference.dynamic_axes)
         if fixed:
-            self.frozen = tuple(dict.fromkeys(name for _, _, name, _ in fixed))
-            raise _WrongError(
-                "the file fixes what should vary: "
-                + some([f"axis {i} of {value} ({name}) at {n}" for value, i, name, n in fixed])
-            )
+            self.frozen = tuple(dict.fromkeys(fixed.values()))
+            raise _WrongError(f"the file fixes what should vary: {some(list(fixed))}")
 
     # The numbers
 
     def numbers(self) -> None:
         """Runs the example, then what the capture never saw."""
-        if all(state.status == "unverifiable" for state in self.outputs.values()):
-            reasons = [f"{name}: {state.reason}" for name, state in self.outputs.items()]
-            raise _WrongError(f"no output can be compared; {some(reasons)}")
         unseen = self._unseen()
         running = self.reference.example
         try:
@@ -184,7 +216,7 @@ class _Verification:
             raise
         self.optimizer_level = "all"
         self._require_evidence()
-        self.latency = self._measure(session)
+        self.latency = self._latency(session)
 
     def _unseen(self) -> list[Case]:
         reference = self.reference
@@ -230,23 +262,34 @@ class _Verification:
 
     def _run(self, session: Session, case: Case) -> dict[str, Array]:
         with self._timed("run"):
-            return session.run(case.inputs)
+            start = time.perf_counter()
+            outputs = session.run(case.inputs)
+            if case.label == EXAMPLE:
+                self.samples.append(time.perf_counter() - start)
+        return outputs
 
     def _compare(
         self, case: Case, outputs: Mapping[str, Array]
     ) -> dict[str, tuple[Difference, bool]]:
         """For every verifiable output its difference, and whether ties had to be settled."""
-        names = [name for name in case.outputs if name not in self.reference.unverifiable]
-        ours = {name: case.outputs[name] for name in names}
-        theirs = {name: outputs[name] for name in names}
-        found = {name: compare(theirs[name], ours[name], self.tolerances[name]) for name in names}
-        wrong = frozenset(name for name in names if not found[name].right)
-        settled: dict[str, Array] = {}
-        if wrong and all(theirs[name].shape == ours[name].shape for name in names):
-            settled = settle_ties(theirs, ours, self.tolerances, wrong)
-        for name, array in settled.items():
-            found[name] = compare(array, ours[name], self.tolerances[name])
-        return {name: (found[name], name in settled) for name in names}
+        found = self._differences(case, outputs)
+        if self.module is None or all(
+            clearly_right(self.reference.output_dtypes[name], difference.max_rel_error)
+            for name, (difference, _) in found.items()
+        ):
+            return found
+        with self._timed("eager"):
+            self._hold_against(examine(self.module, self.reference))
+        self.module = None
+        self._require_comparable()
+        return self._differences(case, outputs)
+
+    def _differences(
+        self, case: Case, outputs: Mapping[str, Array]
+    ) -> dict[str, tuple[Difference, bool]]:
+        unverifiable = self.reference.unverifiable
+        ours = {name: item for name, item in case.outputs.items() if name not in unverifiable}
+        return compare_all(outputs, ours, self.tolerances)
 
     def _where(self, session: Session, case: Case) -> str:
         example = self.reference.example
@@ -259,34 +302,9 @@ class _Verification:
             for name, size in case.sizes.items()
             if size != example.sizes[name]
         )
-        self.frozen = tuple(self._frozen_axes(session))
+        self.frozen = tuple(frozen_axes(session, self.reference))
         frozen = f"; frozen in the file: {', '.join(self.frozen)}" if self.frozen else ""
         return f"right on the example, wrong at other sizes ({changes}){frozen}"
-
-    def _frozen_axes(self, session: Session) -> Iterator[str]:
-        """Axes that fail when they alone take their other size."""
-        recipe = self.reference.recipe
-        for axis, size in recipe.other_sizes.items():
-            sizes = {**recipe.sizes, axis: size}
-            # Axes can depend on each other, so not every one can be changed alone.
-            with contextlib.suppress(Exception):
-                tensors = recipe.make(seed=2, sizes=sizes)
-                if not self._follows(session, axis, size, tensors):
-                    yield axis
-
-    def _follows(
-        self, session: Session, axis: str, size: int, tensors: Mapping[str, torch.Tensor]
-    ) -> bool:
-        try:
-            outputs = session.run({name: to_array(item) for name, item in tensors.items()})
-        except RuntimeRefusalError:
-            return False
-        return all(
-            outputs[name].shape[index] == size
-            for name, axes in self.reference.output_axes.items()
-            for index, named in axes.items()
-            if named == axis
-        )
 
     # ONNX Runtime's optimiser
 
@@ -308,11 +326,8 @@ class _Verification:
     def _right_at(self, level: str, cases: tuple[Case, ...]) -> bool:
         try:
             session = self._session(level)
-            return all(
-                difference.right
-                for case in cases
-                for difference, _ in self._compare(case, self._run(session, case)).values()
-            )
+            found = [self._compare(case, self._run(session, case)) for case in cases]
+            return all(item and all(right.right for right, _ in item.values()) for item in found)
         except (RuntimeRefusalError, _WrongError):
             return False
 
@@ -322,17 +337,21 @@ class _Verification:
         for state in self.outputs.values():
             if state.status in {"right", "set-equal"} and not state.finite:
                 state.set_unverifiable("eager PyTorch gives no finite value for it in any case")
+        self._require_comparable()
+
+    def _require_comparable(self) -> None:
         if all(state.status == "unverifiable" for state in self.outputs.values()):
             reasons = [f"{name}: {state.reason}" for name, state in self.outputs.items()]
             raise _WrongError(f"no output can be compared; {some(reasons)}")
 
-    def _measure(self, session: Session) -> float:
-        samples: list[float] = []
-        while not samples or (len(samples) < LATENCY_RUNS and sum(samples) < LATENCY_SECONDS):
-            start = time.perf_counter()
+    def _latency(self, session: Session) -> float:
+        while (
+            len(self.samples) < LATENCY_RUNS
+            and sum(self.samples) < LATENCY_SECONDS
+            and max(self.samples) < LONG_RUN_SECONDS
+        ):
             self._run(session, self.reference.example)
-            samples.append(time.perf_counter() - start)
-        return statistics.median(samples)
+        return statistics.median(self.samples)
 
     def report(self, reason: str) -> VerificationReport:
         """The report as of now; the file is right where there is no reason why not."""

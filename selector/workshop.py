@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self, cast
 
-from selector import steps
+from selector import checkpoint, steps
 from selector.chain import Attempt, Progress, ProgressCallback
 from selector.errors import AttemptCrashedError, ModelLoadError
 from selector.publishing import Target
@@ -51,7 +52,7 @@ class Workshop:
     ) -> None:
         # Importing torch takes seconds, which finding the model and its files can share.
         warm_host()
-        self.session = Session(staging_parent, warm)
+        self.session = Session(staging_parent, warm, steps.IMPORTS)
         self._progress = progress
         self.notes: tuple[str, ...] = ()
         self.timings: dict[str, float] = {}
@@ -67,11 +68,20 @@ class Workshop:
     ) -> None:
         self.session.close()
 
-    def load(self, model: Model, **options: Any) -> None:
+    def load(
+        self,
+        model: Model,
+        *,
+        real: bool = True,
+        meanwhile: Callable[[], object] = lambda: None,
+        **options: Any,
+    ) -> None:
         """Finds the model and loads it into the session.
 
         Args:
             model: As `auto_export` takes it.
+            real: Whether the weights' values will be needed.
+            meanwhile: Called while the session is busy importing and loading.
             **options: Those of `source.resolve`.
 
         Raises:
@@ -84,7 +94,9 @@ class Workshop:
                 file = stage_module(cast("nn.Module", model), self.session.folder("module"))
                 self.source = replace(self.source, module_file=file)
             try:
-                self.notes = self.session.load(steps.load_subject, self.source)
+                self.notes = self.session.load(
+                    partial(steps.load_subject, real=real), self.source, meanwhile=meanwhile
+                )
             except AttemptCrashedError as error:
                 raise ModelLoadError(
                     f"loading {self.source.name} ended its process, most likely for lack of memory"
@@ -128,6 +140,12 @@ class Workshop:
         """
 
         def attempt(candidate: Candidate, limits: Limits) -> Outcome[steps.Verified]:
+            nonlocal study
+            if steps.needs_completion(study, dynamic=candidate.dynamic):
+                completed = self.session.attempt(steps.complete_study, study, limits=limits)
+                if completed.result is None:
+                    return Outcome(error=completed.error, seconds=completed.seconds)
+                study = completed.result
             order = steps.AttemptOrder(
                 candidate=candidate,
                 study=study,
@@ -148,6 +166,10 @@ class Workshop:
     def companions(self, target: Target) -> Sequence[Path]:
         """Files that go beside the model where the target is a folder."""
         return companion_files(self.source) if target.is_folder else ()
+
+    def weight_files(self) -> Collection[Path]:
+        """The files that the model's weights come from, which no export may remove."""
+        return checkpoint.weight_paths(self.source.folder) if self.source.folder else ()
 
     def tell_attempt(self, attempt: Attempt) -> None:
         """Reports a finished attempt."""

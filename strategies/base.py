@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
@@ -16,8 +18,13 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from strategies.stored import StoredTensor
+
 MODEL_FILE = "model.onnx"
-DATA_FILE = "model.onnx.data"
+# Of the files beside it that hold weights: those written here, and a checkpoint's own.
+DATA_ENDINGS = (".onnx.data", ".safetensors")
+# What a capture runs on.
+REAL, VOID = "real", "void"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,17 +36,26 @@ class Candidate:
         dynamic: Whether the axes that may vary stay dynamic in the file.
         scripted: Whether branches and loops on tensor values are kept in the file as
             ONNX If and Loop, instead of following the path the example inputs took.
+        weights: What the capture runs on: `real` weights, or `void` ones, which have
+            shapes and no values, so that nothing is read or computed with them.
     """
 
     strategy: str
     dynamic: bool = True
     scripted: bool = False
+    weights: str = REAL
 
     def __str__(self) -> str:
         options = ["dynamic" if self.dynamic else "static"]
         if self.scripted:
             options.append("scripted")
+        if self.weights != REAL:
+            options.append(self.weights)
         return f"{self.strategy}[{','.join(options)}]"
+
+
+def _nowhere(_: torch.Tensor) -> StoredTensor | None:
+    return None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,9 +72,12 @@ class ExportRequest:
         constants: Python values to bind to further parameters of forward.
         output_names: Names of the flattened outputs (`calling.flatten_outputs`).
         output_axes: For each output its axes that vary with the inputs, index to name.
-        directory: Existing folder to write `model.onnx` (and `model.onnx.data`) into.
+        directory: Existing folder to write `model.onnx` and the files with its weights into.
         opset: Version of the default ONNX operator set.
-        external_data: Whether weights go beside the file; None decides by their size.
+        weights: Where the file's weights go: `link` and `copy` put a checkpoint's own bytes
+            beside it, `embed` puts all bytes into it.
+        data_stem: What the names of these files begin with.
+        locate: Where on disk a tensor's bytes lie already; None where they are in memory only.
         metadata: Entries for the model's own `metadata_props`.
     """
 
@@ -71,7 +90,9 @@ class ExportRequest:
     output_axes: Mapping[str, Mapping[int, str]]
     directory: Path
     opset: int = 18
-    external_data: bool | None = None
+    weights: str = "copy"
+    data_stem: str = "model"
+    locate: Callable[[torch.Tensor], StoredTensor | None] = _nowhere
     metadata: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -86,6 +107,7 @@ class ExportArtifact:
         traced_share: Share of nodes whose module the capture itself named, 0 to 1.
         file_bytes: Bytes of the file and its external data together.
         seconds: Wall seconds of each stage: load, capture, finish, save.
+        notes: What the user should know of how it was written, one sentence each.
     """
 
     path: Path
@@ -94,6 +116,7 @@ class ExportArtifact:
     traced_share: float
     file_bytes: int
     seconds: Mapping[str, float]
+    notes: tuple[str, ...] = ()
 
 
 class ExportStrategy(ABC):
@@ -111,36 +134,36 @@ class ExportStrategy(ABC):
         Raises:
             StrategyError: With strategy and stage filled in; anything else is a bug.
         """
-        from strategies import finishing  # noqa: PLC0415 - imports onnx, which --help must not
+        from strategies import finishing, saving  # noqa: PLC0415 - import onnx; --help must not
 
         clock = time.perf_counter()
         model = request.load_model()
         loaded = time.perf_counter()
         try:
-            graph = self._captured(model, request)
-            captured = time.perf_counter()
-            finishing.finish(graph, model, request)
-            finished = time.perf_counter()
-            path = finishing.save(graph, request)
+            with _without_collections():
+                graph = self._captured(model, request)
+                captured = time.perf_counter()
+                finishing.finish(graph, model, request)
+                finished = time.perf_counter()
+                saved = saving.save(graph, request)
         except StrategyError as error:
             raise error.located(self.name) from error.__cause__
         except OSError as error:
             reason = f"cannot write into {request.directory}: {error.strerror}"
             raise StrategyError(reason, strategy=self.name, stage="save") from error
         return ExportArtifact(
-            path=path,
+            path=saved.path,
             candidate=request.candidate,
             nodes=finishing.count_nodes(graph),
             traced_share=finishing.traced_share(graph),
-            file_bytes=sum(
-                item.stat().st_size for item in request.directory.glob(f"{MODEL_FILE}*")
-            ),
+            file_bytes=saved.file_bytes,
             seconds={
                 "load": loaded - clock,
                 "capture": captured - loaded,
                 "finish": finished - captured,
                 "save": time.perf_counter() - finished,
             },
+            notes=saved.notes,
         )
 
     def _captured(self, model: nn.Module, request: ExportRequest) -> ir.Model:
@@ -166,6 +189,18 @@ class ExportStrategy(ABC):
         Raises:
             CaptureError, LoweringError, StrategyUnavailableError: with `__cause__`.
         """
+
+
+@contextmanager
+def _without_collections() -> Iterator[None]:
+    """Within it no garbage is looked for: graphs are large, and nearly all of them is kept."""
+    enabled = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if enabled:
+            gc.enable()
 
 
 def first_line(error: BaseException, limit: int = 300) -> str:

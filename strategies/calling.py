@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -21,22 +22,29 @@ class NamedCall(nn.Module):
             names carry the prefix `module.`.
         input_names: Forward's parameter name of each positional tensor.
         constants: Python values bound to further parameters, `use_cache=False` and such.
+        around: Makes the context in which the module is called, and nothing else.
     """
 
     PREFIX = "module"
 
     def __init__(
-        self, module: nn.Module, input_names: tuple[str, ...], constants: Mapping[str, object]
+        self,
+        module: nn.Module,
+        input_names: tuple[str, ...],
+        constants: Mapping[str, object],
+        around: Callable[[], AbstractContextManager[None]] = nullcontext,
     ) -> None:
         super().__init__()
         self.module = module
         self.input_names = input_names
         self.constants = dict(constants)
+        self.around = around
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Returns the output's tensors in the order of `flatten_outputs`."""
         bound = dict(zip(self.input_names, tensors, strict=True))
-        outputs = self.module(**bound, **self.constants)
+        with self.around():
+            outputs = self.module(**bound, **self.constants)
         return tuple(tensor for _, tensor in flatten_outputs(outputs))
 
 

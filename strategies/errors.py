@@ -67,6 +67,10 @@ class CaptureError(StrategyError):
     usual_stage: ClassVar[str] = "capture"
 
 
+class VoidReadError(CaptureError):
+    """Forward needs a value that a capture without weights does not have."""
+
+
 class LoweringError(StrategyError):
     """The captured model could not be turned into ONNX; the original is `__cause__`."""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -37,26 +37,68 @@ def exportable(model: Any, *, plain_attention: bool) -> Iterator[None]:
             model.set_attn_implementation("eager")
         if any(chosen.get(CHOICES[1]) not in (None, "batched_mm") for _, chosen in before):
             model.set_experts_implementation("batched_mm")
-        with _MemoryOrder():
+        with _Lowerable():
             yield
     finally:
         for config, chosen in before:
             vars(config).update(chosen)
 
 
-class _MemoryOrder(TorchFunctionMode):
+class _Lowerable(TorchFunctionMode):
+    """Replaces calls that are lowered wrongly, or not at all, by others that give the same."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in _REPLACEMENTS:
+            return _REPLACEMENTS[func](*args, **kwargs)
+        return func(*args, **kwargs)
+
+
+def _as_strided(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     """Lets as_strided see its tensor in the order in which it lies in memory.
 
     It reads memory, whatever the shape of the tensor it is called on; its lowerings read
     the flattened tensor. The two agree once the axes stand in order of their strides.
     """
+    if not tensor.is_contiguous():
+        strides = tensor.stride()
+        order = sorted(range(len(strides)), key=lambda axis: strides[axis], reverse=True)
+        tensor = tensor.permute(order)
+    return torch.as_strided(tensor, *args, **kwargs)
 
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in (torch.as_strided, torch.Tensor.as_strided) and not args[0].is_contiguous():
-            strides = args[0].stride()
-            order = sorted(range(len(strides)), key=lambda axis: strides[axis], reverse=True)
-            args = (args[0].permute(order), *args[1:])
-        return func(*args, **(kwargs or {}))
+
+def _diff(
+    tensor: torch.Tensor,
+    n: int = 1,
+    dim: int = -1,
+    prepend: torch.Tensor | None = None,
+    append: torch.Tensor | None = None,
+) -> torch.Tensor:
+    """The differences of neighbours as torch defines them, for TorchScript has no lowering."""
+    if prepend is not None or append is not None:
+        tensor = torch.cat([part for part in (prepend, tensor, append) if part is not None], dim)
+    subtract = torch.logical_xor if tensor.dtype is torch.bool else torch.sub
+    for _ in range(min(n, tensor.shape[dim])):
+        size = tensor.shape[dim] - 1
+        tensor = subtract(tensor.narrow(dim, 1, size), tensor.narrow(dim, 0, size))
+    return tensor
+
+
+def _cumsum(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
+    """Counts in whole numbers as torch does, where TorchScript would add up booleans."""
+    return torch.cumsum(tensor.long() if tensor.dtype is torch.bool else tensor, *args, **kwargs)
+
+
+_REPLACEMENTS: dict[Any, Callable[..., torch.Tensor]] = {
+    torch.as_strided: _as_strided,
+    torch.Tensor.as_strided: _as_strided,
+    torch.cumsum: _cumsum,
+    torch.Tensor.cumsum: _cumsum,
+    torch.diff: _diff,
+    torch.Tensor.diff: _diff,
+}
+# Their names: what a trace hands to a lowering has none of them left.
+REPLACED = frozenset(function.__name__ for function in _REPLACEMENTS)
 
 
 def _configs(model: Any) -> list[Any]:

@@ -1,17 +1,15 @@
-"""From a strategy's graph to a file: names, shapes, the last tags, metadata, saving."""
+"""From a strategy's graph to one that can be saved: names, shapes, the last tags, metadata."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
 from onnx_ir.passes import common as passes
 from onnx_ir.tensor_adapters import from_torch_dtype
 
-from strategies import hierarchy
-from strategies.base import DATA_FILE, MODEL_FILE
+from strategies import hierarchy, saving
 from strategies.errors import LoweringError
 
 if TYPE_CHECKING:
@@ -19,8 +17,6 @@ if TYPE_CHECKING:
 
     from strategies.base import ExportRequest
 
-# Protobuf ends at 2 GiB; graph and metadata need their part of it.
-EXTERNAL_ABOVE_BYTES = 1_500_000_000
 # Where torch and other tools leave local paths and what we replace by our own.
 FOREIGN_KEYS = ("pkg.torch.onnx.stack_trace",)
 
@@ -40,6 +36,7 @@ def finish(model: ir.Model, module: nn.Module, request: ExportRequest) -> None:
         for key in FOREIGN_KEYS:
             node.metadata_props.pop(key, None)
         node.doc_string = None
+    saving.place_weights(model, request)
     hierarchy.project(graph)
     classes = hierarchy.module_classes(module)
     hierarchy.name_nodes(graph, classes, hierarchy.called_paths(module))
@@ -50,25 +47,6 @@ def finish(model: ir.Model, module: nn.Module, request: ExportRequest) -> None:
     model.metadata_props.clear()
     model.metadata_props.update(request.metadata)
     model.metadata_props[hierarchy.MODEL_MAP] = hierarchy.model_map(classes)
-
-
-def save(model: ir.Model, request: ExportRequest) -> Path:
-    """Writes the file, its weights beside it where they are large or the request says so."""
-    path = request.directory / MODEL_FILE
-    external = request.external_data
-    if external is None:
-        external = weight_bytes(model) > EXTERNAL_ABOVE_BYTES
-    ir.save(model, path, external_data=DATA_FILE if external else None)
-    return path
-
-
-def weight_bytes(model: ir.Model) -> int:
-    """Bytes of all initializers."""
-    return sum(
-        value.const_value.nbytes
-        for value in model.graph.initializers.values()
-        if value.const_value is not None
-    )
 
 
 def count_nodes(model: ir.Model) -> int:

@@ -27,12 +27,12 @@ class HtpStrategy(ExportStrategy):
 
     def warm_up(self) -> None:
         """Reads torchlib, which takes seconds, and imports what records need."""
-        internals.require_supported_torch()
+        internals.require_supported_torch(internals.RECORDING)
         importlib.import_module("strategies.symbolic")
         importlib.import_module("strategies.torchlib").toolkit()
 
     def _export(self, model: nn.Module, request: ExportRequest) -> ir.Model:
-        internals.require_supported_torch()
+        internals.require_supported_torch(internals.RECORDING)
         from strategies import (  # noqa: PLC0415 - they import what was just made sure of
             recording,
             simplification,

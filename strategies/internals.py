@@ -1,4 +1,4 @@
-"""Which private parts of torch the recorded capture rests on, and whether they are there."""
+"""Which private parts of torch a capture rests on, and whether this torch has them."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ OLDEST_TORCH = "2.9"
 
 # Nothing public flags an export in progress, runs a module on symbolic sizes with its real
 # weights, or lowers a graph that is not an exported program.
-PRIVATE_PARTS = (
+RECORDING = (
     "torch.compiler:_is_compiling_flag",
     "torch.compiler:_is_exporting_flag",
     "torch.fx.experimental.proxy_tensor:make_fx",
@@ -35,24 +35,45 @@ PRIVATE_PARTS = (
     "torch.onnx._internal.exporter._tensors:SymbolicTensor",
 )
 
+# Nothing public names the module scopes of a trace, keeps weights out of the lowering, or
+# pauses the tracer while an operator is answered by its shape.
+TRACING = (
+    "torch:_C._dispatch_tls_is_dispatch_key_excluded",
+    "torch:_C._dispatch_tls_set_dispatch_key_excluded",
+    "torch:_C._get_tracing_state",
+    "torch:_C._jit_onnx_create_full_scope_name",
+    "torch:_C._set_tracing_state",
+    "torch.jit._trace:_trace_module_map",
+    "torch.onnx._internal.torchscript_exporter.utils:_apply_friendly_debug_names",
+    "torch.onnx._internal.torchscript_exporter.utils:_get_named_param_dict",
+    "torch.onnx._internal.torchscript_exporter.utils:_is_constant_tensor_list",
+    "torch.onnx._internal.torchscript_exporter.utils:_setup_trace_module_map",
+    "torch.onnx._internal.torchscript_exporter.utils:_split_tensor_list_constants",
+)
 
-def require_supported_torch() -> None:
-    """Makes sure that this torch has everything that recording and lowering need.
+
+def require_supported_torch(parts: tuple[str, ...]) -> None:
+    """Makes sure that this torch has all parts that a capture needs.
+
+    Args:
+        parts: Each `module:attribute`.
 
     Raises:
         StrategyUnavailableError: It is too old, or a part is gone.
     """
     if Version(torch.__version__).release < Version(OLDEST_TORCH).release:
         raise StrategyUnavailableError(
-            f"recording needs torch {OLDEST_TORCH} or newer, this is {torch.__version__}",
+            f"torch {OLDEST_TORCH} or newer is needed, this is {torch.__version__}",
             stage="prepare",
         )
-    for part in PRIVATE_PARTS:
+    for part in parts:
         try:
             find(part)
         except (ImportError, AttributeError) as error:
             raise StrategyUnavailableError(
-                f"torch {torch.__version__} has no {part.replace(':', '.')}", stage="prepare"
+                f"torch {torch.__version__} has no {part.replace(':', '.')}",
+                stage="prepare",
+                hint="install the torch that constraints.txt names",
             ) from error
 
 

@@ -23,7 +23,7 @@ import sys
 import tempfile
 import threading
 import weakref
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -100,11 +100,12 @@ class Host:
         """Whether it can still open sessions."""
         return self._process.poll() is None
 
-    def open(self, staging: Path, warm: tuple[str, ...]) -> Connection:
+    def open(self, staging: Path, warm: Sequence[str], imports: Sequence[str]) -> Connection:
         """Forks a session; `staging` is removed should this process die before it is closed."""
         ours, theirs = socket.socketpair()
+        request = {"staging": str(staging), "warm": warm, "imports": imports}
         with theirs:
-            message = json.dumps({"staging": str(staging), "warm": warm}).encode()
+            message = json.dumps(request).encode()
             try:
                 socket.send_fds(self._socket, [message], [theirs.fileno()])
             except OSError as error:
@@ -157,17 +158,23 @@ class Session:
         staging: Private folder for files on their way; made on first use.
     """
 
-    def __init__(self, parent: Path | None = None, warm: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        parent: Path | None = None,
+        warm: tuple[str, ...] = (),
+        imports: tuple[str, ...] = (),
+    ) -> None:
         """Opens a session.
 
         Args:
             parent: Folder in which to stage, so that results can be renamed into place;
                 None takes the system's folder for temporary files.
             warm: Strategies that the host warms up, for this session and all later ones.
+            imports: Modules that the host imports, for the same.
         """
         base = parent if parent is not None else Path(tempfile.gettempdir())
         self.staging = base / f".autoexport-{os.getpid()}-{os.urandom(4).hex()}"
-        self._connection = warm_host().open(self.staging, warm)
+        self._connection = warm_host().open(self.staging, warm, imports)
         self._pid: int | None = None
         _open_sessions.add(self)
 
@@ -184,6 +191,9 @@ class Session:
 
     def close(self) -> None:
         """Ends the session and removes what it staged."""
+        with contextlib.suppress(EOFError, OSError):
+            if self._pid is None and self._connection.poll():
+                self._learn_pid()
         if self._pid is not None:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._pid, signal.SIGKILL)
@@ -195,8 +205,19 @@ class Session:
         self.staging.mkdir(exist_ok=True)
         return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.staging))
 
-    def load(self, function: Callable[..., Any], *args: Any) -> Any:
+    def load(
+        self,
+        function: Callable[..., Any],
+        *args: Any,
+        meanwhile: Callable[[], object] = lambda: None,
+    ) -> Any:
         """Calls `function(*args)` in the session itself and keeps what it returns there.
+
+        Args:
+            function: As for `attempt`.
+            *args: Picklable.
+            meanwhile: Called in this process while that one imports and loads. What it
+                raises ends the session.
 
         Returns:
             What the loaded object's `summary()` gives, where it has one.
@@ -205,7 +226,8 @@ class Session:
             Exception: What the function raised.
             AttemptCrashedError: The session died.
         """
-        return self._ask({"kind": "load", "call": _packed(function, args)}, None).value()
+        request = {"kind": "load", "call": _packed(function, args)}
+        return self._ask(request, None, meanwhile).value()
 
     def attempt(
         self,
@@ -233,11 +255,19 @@ class Session:
         }
         return self._ask(request, limits.seconds)
 
-    def _ask(self, request: dict[str, Any], seconds: float | None) -> Outcome[Any]:
+    def _ask(
+        self,
+        request: dict[str, Any],
+        seconds: float | None,
+        meanwhile: Callable[[], object] = lambda: None,
+    ) -> Outcome[Any]:
+        # That a session is gone is found when its answer is due.
+        with contextlib.suppress(OSError):
+            self._connection.send_bytes(pickle.dumps(request))
+        self._work_on(meanwhile)
         try:
             if self._pid is None:
-                self._pid = pickle.loads(self._connection.recv_bytes())  # noqa: S301 - our worker's
-            self._connection.send_bytes(pickle.dumps(request))
+                self._learn_pid()
             wait = None if seconds is None else seconds + GRACE_SECONDS
             if not self._connection.poll(wait):
                 self.close()
@@ -248,6 +278,18 @@ class Session:
             crash.__cause__ = error
             return Outcome(error=crash)
         return reply
+
+    def _learn_pid(self) -> None:
+        """Receives the first thing that a session says, as soon as it has been forked."""
+        self._pid = pickle.loads(self._connection.recv_bytes())  # noqa: S301 - our worker's
+
+    def _work_on(self, meanwhile: Callable[[], object]) -> None:
+        try:
+            meanwhile()
+        except BaseException:
+            # The session's answer would be taken for that to the next question.
+            self.close()
+            raise
 
 
 def _packed(function: Callable[..., Any], args: tuple[Any, ...]) -> bytes:

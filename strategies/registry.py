@@ -6,7 +6,7 @@ import difflib
 import importlib
 from importlib.metadata import entry_points
 
-from strategies.base import Candidate, ExportStrategy
+from strategies.base import REAL, VOID, Candidate, ExportStrategy
 
 ENTRY_POINT_GROUP = "autoexport.strategies"
 
@@ -18,6 +18,10 @@ BUILTIN = {
 
 # Those that can keep branches and loops on tensor values in the file.
 SCRIPTING = frozenset({"usage_based"})
+
+# Those whose capture would compute with the weights, and can do without. The others either
+# capture on tensors without data anyway, or record what real values lead to.
+WEIGHTLESS = frozenset({"usage_based"})
 
 
 def names() -> tuple[str, ...]:
@@ -39,17 +43,20 @@ def resolve(name: str) -> ExportStrategy:
 def portfolio(*, dynamic: bool | None = None, scripting: bool = False) -> tuple[Candidate, ...]:
     """Every candidate in static order: dynamic before static, strategies as registered.
 
+    Void weights come before real ones, as they cost a tenth.
+
     Args:
         dynamic: True or False keeps only dynamic or only static candidates.
         scripting: Whether to offer candidates that keep control flow; worth trying
             only where forward branches or loops on tensor values.
     """
     return tuple(
-        Candidate(strategy=name, dynamic=wanted, scripted=scripted)
+        Candidate(strategy=name, dynamic=wanted, scripted=scripted, weights=weights)
         for wanted in (True, False)
         if dynamic is None or dynamic is wanted
         for name in names()
         for scripted in ((True, False) if scripting and name in SCRIPTING else (False,))
+        for weights in ((VOID, REAL) if name in WEIGHTLESS and not scripted else (REAL,))
     )
 
 

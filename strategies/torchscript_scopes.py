@@ -1,39 +1,24 @@
-"""Exact module paths from the TorchScript tracer: the one place that reaches into it.
+"""Exact module paths from the TorchScript tracer.
 
 The tracer names the scope of every call by looking the module up in a map, once a call.
 Filling that map with dotted paths, and counting the look-ups, makes the scope of every
-lowered node say which call of which module it comes from. Torch has no public way.
+lowered node say which call of which module it comes from.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
-import torch
-import torch.jit._trace
 from torch import nn
-from torch.onnx._internal.torchscript_exporter import utils as exporter_utils
 
+from strategies import torchscript
 from strategies.calling import NamedCall
-from strategies.errors import StrategyUnavailableError
 from strategies.hierarchy import ModuleScope
 
-MINIMUM_TORCH = (2, 9)
 # Characters that neither Python names nor the exporter's own name building use.
 _DOT, _CALL = "|", "@"
-_SETUP = "_setup_trace_module_map"
-
-
-def require_supported_torch() -> None:
-    """Raises StrategyUnavailableError where torch's tracer is not the one known here."""
-    version = tuple(int(part) for part in torch.__version__.split("+")[0].split(".")[:2])
-    present = hasattr(exporter_utils, _SETUP) and hasattr(torch.jit._trace, "_trace_module_map")  # noqa: SLF001 - the point of this file
-    if version < MINIMUM_TORCH or not present:
-        msg = f"torch {torch.__version__} does not let module scopes be set while tracing"
-        raise StrategyUnavailableError(msg, hint="install the torch that constraints.txt names")
 
 
 class _ScopeMap(dict[nn.Module, str]):
@@ -53,24 +38,12 @@ class _ScopeMap(dict[nn.Module, str]):
             return default
         index = self._calls[module]
         self._calls[module] += 1
-        name = f"{path.replace('.', _DOT)}{_CALL}{index}"
-        return torch._C._jit_onnx_create_full_scope_name("module", name)  # noqa: SLF001 - the point of this file
+        return torchscript.scope_name(f"{path.replace('.', _DOT)}{_CALL}{index}")
 
 
-@contextmanager
-def exact_scopes(call: NamedCall) -> Iterator[None]:
+def exact_scopes(call: NamedCall) -> AbstractContextManager[None]:
     """Within it, `torch.onnx.export(dynamo=False)` of `call` names nodes after exact scopes."""
-    original = getattr(exporter_utils, _SETUP)
-
-    def set_up(*_: Any) -> set[str]:
-        torch.jit._trace._trace_module_map = _ScopeMap(call)  # noqa: SLF001 - the point of this file
-        return set()
-
-    setattr(exporter_utils, _SETUP, set_up)
-    try:
-        yield
-    finally:
-        setattr(exporter_utils, _SETUP, original)
+    return torchscript.module_names(_ScopeMap(call))
 
 
 def scope_from_name(name: str) -> ModuleScope | None:

@@ -10,7 +10,7 @@ import io
 import logging
 import warnings
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import ClassVar
 
 import onnx
@@ -19,11 +19,17 @@ import torch
 from onnx_ir.tensor_adapters import TorchTensor
 from torch import nn
 
-from strategies import hierarchy, torchscript_scopes
-from strategies.base import ExportRequest, ExportStrategy, first_line
+from strategies import hierarchy, internals, torchscript, torchscript_scopes
+from strategies.base import VOID, ExportRequest, ExportStrategy, first_line
 from strategies.calling import NamedCall
-from strategies.errors import CaptureError, LoweringError, StrategyUnavailableError
+from strategies.errors import (
+    CaptureError,
+    LoweringError,
+    StrategyUnavailableError,
+    VoidReadError,
+)
 from strategies.exportable import exportable
+from strategies.void import refuse_constant, void_operators, void_parameters
 
 
 class UsageBasedStrategy(ExportStrategy):
@@ -32,10 +38,18 @@ class UsageBasedStrategy(ExportStrategy):
     name: ClassVar[str] = "usage_based"
 
     def _export(self, model: nn.Module, request: ExportRequest) -> ir.Model:
-        torchscript_scopes.require_supported_torch()
+        internals.require_supported_torch(internals.TRACING)
         body = _scripted(model, request) if request.candidate.scripted else model
-        call = NamedCall(body, tuple(request.inputs), request.constants).eval()
-        with exportable(model, plain_attention=True), torchscript_scopes.exact_scopes(call):
+        void = request.candidate.weights == VOID
+        around = _without_values if void else nullcontext
+        call = NamedCall(body, tuple(request.inputs), request.constants, around).eval()
+        with (
+            exportable(model, plain_attention=True),
+            torchscript_scopes.exact_scopes(call),
+            torchscript.without_weights(call, refuse_constant),
+            torchscript.without_needless_passes(),
+            void_parameters(model) if void else nullcontext(),
+        ):
             proto = _trace_and_lower(call, request)
         graph_model = ir.from_proto(proto)
         _attach_weights(graph_model.graph, call, len(request.inputs))
@@ -44,6 +58,18 @@ class UsageBasedStrategy(ExportStrategy):
             if scope is not None:
                 hierarchy.mark(node, scope)
         return graph_model
+
+
+@contextmanager
+def _without_values() -> Iterator[None]:
+    """Runs forward on void weights; eager ran it, so what fails here fails for their lack."""
+    try:
+        with void_operators():
+            yield
+    except CaptureError:
+        raise
+    except Exception as error:
+        raise VoidReadError(f"forward does not run without weights: {first_line(error)}") from error
 
 
 def _scripted(model: nn.Module, request: ExportRequest) -> nn.Module:
@@ -101,11 +127,12 @@ def _attach_weights(graph: ir.Graph, call: NamedCall, count: int) -> None:
     """Turns the graph inputs that stand for parameters into initializers, without a copy."""
     tensors = call.state_dict(keep_vars=True)
     prefix = f"{NamedCall.PREFIX}."
-    for value in list(graph.inputs)[count:]:
+    weights = list(graph.inputs)[count:]
+    del graph.inputs[count:]
+    for value in weights:
         tensor = tensors.get(value.name or "")
         if tensor is None:
             raise LoweringError(f"graph input {value.name!r} is neither an input nor a weight")
-        graph.inputs.remove(value)
         value.name = (value.name or "").removeprefix(prefix)
         value.const_value = TorchTensor(tensor.detach(), name=value.name)
         graph.register_initializer(value)

@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 import traceback
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from multiprocessing.connection import Connection
 from pathlib import Path
@@ -32,8 +32,17 @@ from strategies.errors import (
     ExportError,
 )
 from strategies.isolation import Outcome
+from strategies.postponing import postponed
 
-PRELOADED = ("torch", "transformers", "onnx", "onnx_ir", "onnxruntime", "strategies.usage_based")
+PRELOADED = (
+    "torch",
+    "transformers.modeling_utils",
+    "onnx",
+    "onnx_ir",
+    "onnxruntime",
+    "strategies.usage_based",
+    "strategies.finishing",
+)
 POLL_SECONDS = 0.02
 AVAILABLE_SHARE = 0.9
 OUT_OF_MEMORY_WORDS = ("can't allocate memory", "not enough memory", "bad_alloc", "bad allocation")
@@ -44,20 +53,22 @@ def serve(descriptor: int) -> None:
 
     Ends with the process that asked, and takes every session and staged file along.
     """
-    _keep_single_threaded()
     requests = socket.socket(fileno=descriptor)
-    for name in PRELOADED:
-        importlib.import_module(name)
-    # Objects that live as long as the host are kept out of collections in its children.
-    gc.collect()
-    gc.freeze()
+    with _objects_that_stay():
+        _keep_single_threaded()
+        # Only matchers of losses for training call it; the import is a tenth of transformers'.
+        with postponed("scipy.optimize", "linear_sum_assignment"):
+            for name in PRELOADED:
+                importlib.import_module(name)
     staged: dict[int, str] = {}
     while True:
         message, descriptors, _, _ = socket.recv_fds(requests, 1 << 16, 1)
         if not message:
             break
         request = json.loads(message)
-        _warm_up(request["warm"])
+        with _objects_that_stay():
+            _import(request["imports"])
+            _warm_up(request["warm"])
         pid = os.fork()
         if pid == 0:
             requests.close()
@@ -71,13 +82,38 @@ def serve(descriptor: int) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
+@contextlib.contextmanager
+def _objects_that_stay() -> Iterator[None]:
+    """Keeps what is made within out of garbage collections, here and in all that is forked.
+
+    Collections that find nothing are a third of the time that importing torch and
+    transformers takes.
+    """
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
 def _keep_single_threaded() -> None:
     """A process whose thread pool has run cannot be forked safely; attempts make their own."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     os.environ["HF_DEACTIVATE_ASYNC_LOAD"] = "1"
+    # Attempts' OpenMP threads sleep while they wait for one another. Where they spin, on cores
+    # that something else is using too, each of them waits for the scheduler: 50 times as long.
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     import torch  # noqa: PLC0415 - this is the process that may import it
 
     torch.set_num_threads(1)
+
+
+def _import(modules: Iterable[str]) -> None:
+    for name in modules:
+        # As for strategies that are warmed up.
+        with contextlib.suppress(Exception):
+            importlib.import_module(name)
 
 
 def _warm_up(strategies: Iterable[str]) -> None:

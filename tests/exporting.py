@@ -25,16 +25,18 @@ def request_for(  # noqa: PLR0913 - as many as a request has parts
     *,
     axes: Axes | None = None,
     output_axes: Axes | None = None,
+    constants: Mapping[str, object] | None = None,
     **fields: Any,
 ) -> ExportRequest:
+    constants = constants or {}
     with torch.no_grad():
-        outputs = flatten_outputs(model(**inputs))
+        outputs = flatten_outputs(model(**inputs, **constants))
     return ExportRequest(
         candidate=candidate,
         load_model=lambda: model,
         inputs=inputs,
         dynamic_axes=(axes or {}) if candidate.dynamic else {},
-        constants={},
+        constants=constants,
         output_names=tuple(name for name, _ in outputs),
         output_axes=(output_axes or {}) if candidate.dynamic else {},
         directory=directory,

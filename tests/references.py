@@ -39,6 +39,6 @@ class Function(nn.Module):
 
 
 def reference_of(
-    function: Callable[..., Any], recipe: ExampleInputs | None = None, **options: bool
+    function: Callable[..., Any], recipe: ExampleInputs | None = None, **options: Any
 ) -> Reference:
     return compute_reference(Function(function), recipe or inputs(), **options)

@@ -8,7 +8,7 @@ from pathlib import Path
 from selector import baseline
 from selector.control_flow import Finding
 from selector.features import ModelFeatures
-from strategies.base import Candidate
+from strategies.base import VOID, Candidate
 from strategies.registry import portfolio
 
 FAMILIES = ("encoder", "decoder", "encoder-decoder", "cnn", "vision-transformer", "plain")
@@ -17,6 +17,7 @@ BRANCH = Finding(
 )
 EXTRA_BYTES = {"usage_based": 5000, "htp": 6000, "fx": 9000}
 SECONDS = {"usage_based": 0.5, "htp": 2.0, "fx": 6.0}
+VOID_SHARE = 0.6
 
 
 def model_features(
@@ -72,15 +73,14 @@ def _record(
 ) -> baseline.Record:
     success = succeeds(features, candidate)
     seconds = SECONDS[candidate.strategy] * features.depth * noise.uniform(0.8, 1.25)
+    seconds *= VOID_SHARE if candidate.weights == VOID else 1.0
     return baseline.Record(
         model=model,
         model_type=features.model_type,
         architecture=features.architecture,
         config_digest=features.config_digest,
         features=features.to_json(),
-        candidate=baseline.CandidateRecord(
-            strategy=candidate.strategy, dynamic=candidate.dynamic, scripted=candidate.scripted
-        ),
+        candidate=baseline.CandidateRecord.of(candidate),
         success=success,
         stage=None if success else "verify",
         error_type=None if success else "VerificationError",

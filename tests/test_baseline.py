@@ -54,8 +54,9 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     assert {"versions", "cpu", "cores", "ram_bytes"} <= whole.environment.keys()
 
 
-def test_a_record_of_a_success() -> None:
-    candidate = Candidate(strategy="usage_based", scripted=True)
+@pytest.mark.parametrize("option", [{"scripted": True}, {"weights": "void"}, {"dynamic": False}])
+def test_a_record_of_a_success(option: dict[str, Any]) -> None:
+    candidate = Candidate(strategy="usage_based", **option)
     attempt = Attempt(
         number=1, candidate=candidate, outcome="succeeded", seconds=2.0, peak_rss_bytes=7
     )
@@ -92,6 +93,10 @@ def test_a_record_of_a_failure_names_no_folders() -> None:
     [
         ({"success": "perhaps"}, r"record 2, field success: .*boolean"),
         ({"candidate": {"dynamic": True}}, r"record 2, field candidate\.strategy: Field required"),
+        (
+            {"candidate": {"strategy": "htp", "weights": "none"}},
+            r"record 2, field candidate\.weights: Input should be 'real' or 'void'",
+        ),
         ({"colour": "red"}, r"record 2, field colour: Extra inputs are not permitted"),
         ({"export_seconds": -1}, r"record 2, field export_seconds: .*greater than or equal to 0"),
         ({"features": {"colour": 1}}, r"record 2, field features: .*unknown colour"),
@@ -131,6 +136,19 @@ def test_a_folder_that_cannot_be_written(tmp_path: Path) -> None:
     blocked = written(tmp_path / "file", "") / "baseline.json"
     with pytest.raises(InvalidRequestError, match="cannot be written"):
         baseline.write(baseline.new_baseline([]), blocked)
+
+
+def test_a_file_from_before_there_was_a_choice_of_weights_is_read(tmp_path: Path) -> None:
+    whole = baseline.new_baseline([record()]).model_dump(mode="json")
+    assert whole["records"][0]["candidate"].pop("weights") == "real"
+    read = baseline.read(written(tmp_path / "older.json", whole))
+    assert read.records[0].candidate.candidate() == Candidate(strategy="htp")
+
+
+def test_twins_are_merged_apart() -> None:
+    void = record(candidate={"strategy": "htp", "weights": "void"})
+    merged = baseline.merge([baseline.new_baseline([record()]), baseline.new_baseline([void])])
+    assert [item.candidate.weights for item in merged.records] == ["real", "void"]
 
 
 def test_of_two_records_on_the_same_the_later_one_stays() -> None:
@@ -225,8 +243,9 @@ def test_a_journal_goes_on_after_a_line_that_was_cut_off(tmp_path: Path) -> None
     with journal.open("a", encoding="utf-8") as stream:
         stream.write('{"model": "b", "cand')
     assert [item.model for item in collect_baselines.read_journal(journal)] == ["a"]
-    collect_baselines.append_journal(journal, [record(model="c"), record(model="c")])
-    assert [item.model for item in collect_baselines.read_journal(journal)] == ["a", "c", "c"]
+    void = record(model="c", candidate={"strategy": "htp", "weights": "void"})
+    collect_baselines.append_journal(journal, [record(model="c"), void])
+    assert collect_baselines.read_journal(journal) == [record(model="a"), record(model="c"), void]
 
 
 def test_what_the_journal_holds_is_not_measured_again(
@@ -258,6 +277,16 @@ def test_unknown_names_are_refused_before_anything_is_measured(
     assert message in capsys.readouterr().err
 
 
+def test_twins_are_drawn_for_about_a_fifth_of_the_models_always_the_same() -> None:
+    from scripts.collect_baselines import is_drawn
+
+    names = [f"tiny:{number}" for number in range(500)]
+    drawn = [name for name in names if is_drawn(name)]
+    assert 70 < len(drawn) < 130
+    assert drawn[:3] == ["tiny:3", "tiny:5", "tiny:8"]
+    assert [name for name in names if is_drawn(name, seed=1)] != drawn
+
+
 @pytest.mark.slow
 def test_one_model_is_measured(tmp_path: Path) -> None:
     from scripts import collect_baselines
@@ -270,3 +299,32 @@ def test_one_model_is_measured(tmp_path: Path) -> None:
     assert (scripted.candidate.scripted, scripted.success) == (True, True)
     assert (traced.success, traced.error_type) == (False, "VerificationError")
     assert scripted.features is not None
+
+
+@pytest.mark.slow
+def test_twins_are_measured_where_the_first_failed_or_where_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from scripts import collect_baselines
+
+    pair = ["--candidates", "usage_based[static,void]", "usage_based[static]"]
+    assert not collect_baselines.is_drawn("plain:cnn")
+    assert not collect_baselines.is_drawn("plain:branch")
+    tried = {}
+    for twins, models in (("sample", ["plain:cnn", "plain:branch"]), ("all", ["plain:cnn"])):
+        out = tmp_path / f"{twins}.json"
+        rule = ["--twins", twins, "--out", str(out)]
+        assert collect_baselines.main(["--models", *models, *pair, *rule]) == 0
+        tried[twins] = [
+            (item.model, item.candidate.weights, item.success)
+            for item in baseline.read(out).records
+        ]
+    shown = capsys.readouterr().out
+    assert "where the one without failed, and on those drawn: none" in shown
+    assert "twins with weights: on every model" in shown
+    assert tried["sample"] == [
+        ("plain:cnn", "void", True),
+        ("plain:branch", "void", False),
+        ("plain:branch", "real", False),
+    ]
+    assert tried["all"] == [("plain:cnn", "void", True), ("plain:cnn", "real", True)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import pickle
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 
 import pytest
 
@@ -17,10 +18,12 @@ from selector.errors import (
     CaptureError,
     ExportError,
     InvalidRequestError,
+    LoweringError,
     ModelLoadError,
     StrategyError,
     StrategyUnavailableError,
     VerificationError,
+    VoidReadError,
 )
 from strategies.base import Candidate
 from strategies.isolation import Limits, Outcome
@@ -89,6 +92,46 @@ def test_when_all_fail_every_attempt_is_told_and_the_best_ranked_is_the_cause() 
     assert lines[0] == "no strategy gave a verified file in 2 attempts"
     assert "no graph" in lines[1]
     assert "too slow" in lines[2]
+
+
+VOID, REAL, HTP = (
+    Candidate(strategy="usage_based", weights="void"),
+    Candidate(strategy="usage_based"),
+    Candidate(strategy="htp"),
+)
+STATIC = [replace(item, dynamic=False) for item in (VOID, REAL, HTP)]
+AFTER_VOID = [
+    (VoidReadError("x"), [VOID, REAL, HTP]),
+    (pickle.loads(pickle.dumps(VoidReadError("x"))), [VOID, REAL, HTP]),  # noqa: S301 - our own bytes
+    (CaptureError("x"), [VOID, HTP, REAL]),
+    (LoweringError("x"), [VOID, HTP, REAL]),
+    (VerificationError("x", report=None), [VOID, HTP, REAL]),
+    (AttemptTimeoutError("x"), [VOID, HTP, REAL]),
+    (StrategyUnavailableError("x"), None),
+]
+
+
+@pytest.mark.parametrize(("error", "order"), AFTER_VOID)
+@pytest.mark.parametrize("ranked", [[VOID, REAL, HTP], [VOID, HTP, REAL]])
+def test_how_a_try_without_weights_failed_says_when_its_twin_is_tried(
+    error: StrategyError, order: list[Candidate] | None, ranked: list[Candidate]
+) -> None:
+    result = run_chain(
+        [*ranked, *STATIC],
+        outcomes({VOID: error, REAL: CaptureError("x"), HTP: CaptureError("x")}),
+    )
+    tried = [attempt.candidate for attempt in result.attempts]
+    assert tried == [*(order or ranked), STATIC[0]]
+
+
+def test_a_twin_that_is_not_offered_is_not_tried() -> None:
+    result = run_chain([VOID, HTP], outcomes({VOID: VoidReadError("x")}))
+    assert [attempt.candidate for attempt in result.attempts] == [VOID, HTP]
+
+
+def test_a_try_with_weights_says_nothing_of_its_twin() -> None:
+    result = run_chain([REAL, VOID, HTP], outcomes({REAL: CaptureError("x")}))
+    assert [attempt.candidate for attempt in result.attempts] == [REAL, VOID]
 
 
 def test_a_spent_budget_ends_the_chain_and_says_what_was_not_tried() -> None:

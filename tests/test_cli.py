@@ -95,7 +95,7 @@ def test_help_names_every_choice(capsys: pytest.CaptureFixture[str]) -> None:
         (["export", "bert", "--strategy", "zzz"], "known: auto, usage_based, htp, fx"),
         (["export", "bert", "--dynamic", "of"], "did you mean 'off'?"),
         (["export", "bert", "--objective", "speed"], "known: time, attempts, latency"),
-        (["export", "bert", "--verify", "no"], "known: full, off"),
+        (["export", "bert", "--verify", "no"], "known: full, light, off"),
         (["export", "bert", "--time-budget", "soon"], "write 90s, 10m or 1h30m"),
         (["export", "bert", "--attempt-timeout", "0"], "write 90s, 10m or 1h30m"),
         (["export", "bert", "--tolerance", "-1"], "not a positive number"),
@@ -189,11 +189,14 @@ def test_no_positive_numbers(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("said", "read"), [([], None), (["--external-data"], True), (["--no-external-data"], False)]
+    ("said", "read"),
+    [([], "copy"), (["--weights", "link"], "link"), (["--weights=embed"], "embed")],
 )
-def test_external_data_has_three_states(said: list[str], read: bool | None) -> None:
+def test_where_weights_go(said: list[str], read: str) -> None:
     options = parse_arguments(["export", "bert", *said], list(COMMANDS))
-    assert options.external_data is read
+    assert options.weights == read
+    with pytest.raises(errors.InvalidRequestError, match="link"):
+        parse_arguments(["export", "bert", "--weights", "lnk"], list(COMMANDS))
 
 
 # Exit codes

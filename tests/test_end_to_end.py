@@ -66,6 +66,7 @@ def test_a_checkpoint_becomes_a_folder_that_runtimes_load(
     folder, printed = exported
     assert {file.name for file in folder.iterdir()} == {
         "model.onnx",
+        "model.safetensors",
         "config.json",
         "tokenizer_config.json",
     }
@@ -178,12 +179,14 @@ def test_verify_off_is_written_into_the_file_and_the_result(tmp_path: Path) -> N
     assert json.loads(entries["autoexport.verification"])["level"] == "off"
 
 
-def test_external_data_lies_beside_the_file(tmp_path: Path) -> None:
-    module, inputs = PLAIN["mlp"]()
-    target = tmp_path / "mlp.onnx"
-    for _ in range(2):
-        auto_export(module, target, inputs=inputs, external_data=True)
-        assert len(list(tmp_path.iterdir())) == 2
+def test_weights_lie_beside_the_file_or_in_it(tmp_path: Path) -> None:
+    module, inputs = torch.nn.Linear(64, 64).eval(), {"input": torch.randn(2, 64)}
+    target = tmp_path / "linear.onnx"
+    for weights, files in (("copy", 2), ("link", 2), ("embed", 1)):
+        result = auto_export(module, target, inputs=inputs, weights=weights)
+        found = list(tmp_path.iterdir())
+        assert len(found) == files
+        assert 0 <= sum(file.stat().st_size for file in found) - result.file_bytes < 4096
         assert largest_error(target, module, inputs) < 1e-5
 
 
@@ -395,10 +398,11 @@ def test_killed_at_any_moment_there_is_the_old_file_or_none(tmp_path: Path) -> N
         if content not in (None, b"the old file"):
             onnx.checker.check_model(target)
             assert read_hierarchy(target).nodes == whole_file.nodes
-    # Early kills must have met the export before its end, or the test shows nothing.
+    # Kills must have met the export before its end, or the test shows nothing; how many do
+    # depends on how much slower the first export was than the others.
     assert outcomes[0] is None
     assert outcomes[1] == b"the old file"
-    assert outcomes[10] is None
+    assert sum(content in (None, b"the old file") for content in outcomes) > 4
 
 
 # Shells start background jobs with SIGINT ignored, and what they run inherits that.

@@ -9,7 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
+from torch import Tensor, nn
 
+from selector import ExportResult, auto_export
+from selector.errors import VoidReadError
 from tests.conftest import ROOT
 
 # What a third-party package looks like: a module, and metadata that announces it.
@@ -75,7 +79,7 @@ with Workshop(Path(sys.argv[2])) as workshop:
     workshop.load(torch.nn.Sequential(torch.nn.Linear(8, 8), torch.nn.ReLU()))
     study = workshop.study(StudyOrder(given=(torch.randn(2, 8),)))
     run = workshop.attempts(
-        study, opset=18, external_data=None, verify="full", tolerance=None
+        study, opset=18, weights="copy", verify="full", tolerance=None
     )
     def limited(candidate, limits):
         seconds = 3 if candidate.strategy == "sleep" else 60
@@ -146,3 +150,82 @@ def test_when_all_fail_the_errors_say_what_happened(third_party: Path, tmp_path:
     assert "SIGSEGV" in errors["segfault"]
     assert "the exporter gave up" in errors["raise"]
     assert "wrong" in errors["wrong"]
+
+
+# Without weights, and with them
+
+
+class Repeats(nn.Module):
+    """Reads a weight's value in Python, and calls what is replaced before TorchScript sees it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.times = nn.Parameter(torch.tensor(3.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        for _ in range(int(self.times.item())):
+            x = torch.tanh(self.linear(x))
+        return torch.diff(torch.cumsum(x, -1).as_strided((2, 2), (4, 1)))
+
+
+class Gates(nn.Module):
+    """Branches on a weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+        self.scale = nn.Parameter(torch.tensor(2.0))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.linear(x)
+        return out * self.scale if self.scale > 0 else out
+
+
+class Rare(nn.Module):
+    """Has an operator that TorchScript's exporter lacks, and torchlib has."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.asinh(self.linear(x))
+
+
+def in_static_order(module: nn.Module, folder: Path, **options: Any) -> ExportResult:
+    return auto_export(
+        module, folder / "m.onnx", inputs=torch.randn(2, 4), ranker=folder / "none.joblib",
+        **options,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(("module", "dynamic"), [(Repeats(), False), (Gates(), True)])
+def test_a_weight_that_is_read_is_said_at_once_and_the_twin_is_next(
+    module: nn.Module, dynamic: bool, tmp_path: Path
+) -> None:
+    result = in_static_order(module, tmp_path, dynamic=dynamic)
+    shapes = "dynamic" if dynamic else "static"
+    assert [(str(item.candidate), item.outcome) for item in result.attempts] == [
+        (f"usage_based[{shapes},void]", "failed"),
+        (f"usage_based[{shapes}]", "succeeded"),
+    ]
+    error = result.attempts[0].error
+    assert isinstance(error, VoidReadError)
+    assert "needs a value that depends on the weights" in str(error)
+    assert "test_fallback.py" in str(error)
+    assert result.features is not None
+    assert result.features.unknown_to["torchscript"] == ()
+
+
+def test_what_cannot_be_lowered_is_not_traced_again_with_weights(tmp_path: Path) -> None:
+    result = in_static_order(Rare(), tmp_path)
+    assert [str(item.candidate) for item in result.ranking.order[:3]] == [
+        "usage_based[dynamic,void]",
+        "usage_based[dynamic]",
+        "htp[dynamic]",
+    ]
+    assert [(str(item.candidate), item.outcome) for item in result.attempts] == [
+        ("usage_based[dynamic,void]", "failed"),
+        ("htp[dynamic]", "succeeded"),
+    ]

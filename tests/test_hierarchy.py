@@ -113,17 +113,17 @@ def test_counts_and_bytes_are_the_models(export: Export) -> None:
     assert entry.class_name == "torch.nn.modules.linear.Linear"
 
 
-def test_the_map_survives_onnxruntimes_optimiser(export: Export, tmp_path: Path) -> None:
+def test_the_map_survives_onnxruntimes_optimiser(export: Export) -> None:
     path, _, _ = export("bert", "usage_based")
+    # Beside the file, whose weights it refers to.
+    saved = path.with_name("optimised.onnx")
     options = ort.SessionOptions()
     options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_ENABLE_BASIC
-    options.optimized_model_filepath = str(tmp_path / "optimised.onnx")
+    options.optimized_model_filepath = str(saved)
     ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-    optimised = onnx.load(tmp_path / "optimised.onnx")
+    optimised = onnx.load(saved)
     assert not any(node.metadata_props for node in optimised.graph.node)
-    counts = {
-        entry.path: entry.nodes for entry in read_hierarchy(tmp_path / "optimised.onnx").modules
-    }
+    counts = {entry.path: entry.nodes for entry in read_hierarchy(saved).modules}
     assert counts["encoder.layer.1.intermediate.dense"] > 0
 
 

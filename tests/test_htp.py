@@ -317,7 +317,7 @@ def test_weights_are_not_copied(bert: Any) -> None:
 # What of torch's inside this strategy rests on; when one of these fails, torch has changed.
 
 
-@pytest.mark.parametrize("part", internals.PRIVATE_PARTS)
+@pytest.mark.parametrize("part", internals.RECORDING)
 def test_torch_still_has(part: str) -> None:
     internals.find(part)
 
@@ -342,4 +342,4 @@ def test_without_a_private_part_the_strategy_is_unavailable(
 def test_too_old_a_torch_is_said_to_be_so(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "__version__", "2.4.0")
     with pytest.raises(StrategyUnavailableError, match=r"2\.4\.0"):
-        internals.require_supported_torch()
+        internals.require_supported_torch(internals.RECORDING)

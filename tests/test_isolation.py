@@ -85,6 +85,10 @@ def threads_and_product(_: Loaded) -> tuple[int, float]:
     return torch.get_num_threads(), float((torch.ones(600, 600) @ torch.ones(600, 600)).sum())
 
 
+def has_wave(_: Loaded) -> bool:
+    return "wave" in sys.modules
+
+
 def make_a_lambda(_: Loaded) -> object:
     return lambda: 1
 
@@ -171,6 +175,31 @@ def test_the_session_outlives_every_failure(session: Session) -> None:
 def test_load_error_reaches_the_caller() -> None:
     with Session() as opened, pytest.raises(KeyError, match="a bug"):
         opened.load(raise_bug, None)
+
+
+def test_the_asking_process_works_while_the_session_loads() -> None:
+    with Session() as opened:
+        done: list[int] = []
+        held = opened.load(load, meanwhile=lambda: done.append(os.getpid()))
+        assert done == [os.getpid()]
+        assert opened.attempt(pids).value()[0] == held
+
+
+def raise_meanwhile() -> None:
+    raise KeyError("a bug")
+
+
+def test_failing_meanwhile_ends_the_session(tmp_path: Path) -> None:
+    with Session(tmp_path) as opened:
+        with pytest.raises(KeyError, match="a bug"):
+            opened.load(load, meanwhile=raise_meanwhile)
+        assert isinstance(opened.attempt(pids).error, AttemptCrashedError)
+
+
+def test_what_cannot_be_imported_ahead_is_no_fault() -> None:
+    with Session(imports=("no.such.module", "wave")) as opened:
+        opened.load(load)
+        assert opened.attempt(has_wave).value()
 
 
 def test_crash_while_loading_is_reported() -> None:

@@ -83,7 +83,7 @@ def test_half_precision_is_loaded_as_float32_and_noted(model: Any, tmp_path: Pat
     folder = _save(copy.deepcopy(model).half(), tmp_path / "half", "safetensors")
     loaded = source.load(source.resolve(folder))
     assert {parameter.dtype for parameter in loaded.module.parameters()} == {torch.float32}
-    assert loaded.notes == ("weights are stored in float16 and were converted to float32",)
+    assert loaded.notes == ("weights are stored in float16 and are used as float32",)
     random = source.load(source.resolve(folder, random_weights=True))
     assert {parameter.dtype for parameter in random.module.parameters()} == {torch.float32}
 

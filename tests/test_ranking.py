@@ -8,6 +8,7 @@ import pytest
 
 from selector import training
 from selector.errors import InvalidRequestError
+from selector.features import ModelFeatures
 from selector.ranker import FittedRanker, Tally
 from selector.ranking import OBJECTIVES, Ranking, rank_candidates
 from strategies.base import Candidate
@@ -35,7 +36,11 @@ def test_time_ascends_by_expected_seconds_over_probability(fitted: FittedRanker)
     ranking = rank_candidates(PLAIN, portfolio(), ranker=fitted)
     assert ranking.trained
     assert ranking.note is None
-    assert shown(ranking)[:3] == ["usage_based[dynamic]", "htp[dynamic]", "fx[dynamic]"]
+    assert shown(ranking)[:3] == [
+        "usage_based[dynamic,void]",
+        "usage_based[dynamic]",
+        "htp[dynamic]",
+    ]
     for item in ranking.order:
         assert item.expected_seconds is not None
         assert item.success_probability is not None
@@ -46,7 +51,7 @@ def test_time_ascends_by_expected_seconds_over_probability(fitted: FittedRanker)
 
 def test_a_candidate_that_lacks_an_operator_comes_later(fitted: FittedRanker) -> None:
     ranking = rank_candidates(DIFFING, portfolio(dynamic=True), objective="attempts", ranker=fitted)
-    assert shown(ranking)[-1] == "usage_based[dynamic]"
+    assert shown(ranking)[-2:] == ["usage_based[dynamic,void]", "usage_based[dynamic]"]
     assert "TorchScript has no symbolic for aten::diff" in ranking.order[-1].reasons
 
 
@@ -132,6 +137,56 @@ def test_what_fails_slowly_costs_more_than_what_fails_at_once() -> None:
     assert shown(ranking) == ["htp[dynamic]", "fx[dynamic]"]
 
 
+# Without weights and with them
+
+VOID = Candidate(strategy="usage_based", weights="void")
+REAL = Candidate(strategy="usage_based")
+
+
+def test_a_baseline_from_before_there_was_a_choice_puts_void_before_real() -> None:
+    made = [item for item in synthetic.records() if item.candidate.weights == "real"]
+    assert len(made) < len(synthetic.records())
+    fitted = training.fit(training.rows_of(made)[0])
+    for features in (PLAIN, DIFFING):
+        ranking = rank_candidates(features, portfolio()[::-1], ranker=fitted)
+        entries = {item.candidate: item for item in ranking.order}
+        order = list(entries)
+        assert order.index(VOID) + 1 == order.index(REAL)
+        assert entries[VOID].success_probability == pytest.approx(entries[REAL].success_probability)
+        assert entries[VOID].expected_seconds == pytest.approx(entries[REAL].expected_seconds)
+        assert entries[VOID].reasons[0].startswith("learned: never measured as such")
+
+
+def twins(void: Tally, real: Tally, seconds: float) -> list[Candidate]:
+    """Their order, where real weights take a second and void ones so many."""
+    fitted = FittedRanker(
+        tallies={str(VOID): void, str(REAL): real},
+        medians={"success_seconds": {str(VOID): seconds, str(REAL): 1.0}},
+    )
+    ranking = rank_candidates(PLAIN, [REAL, VOID], ranker=fitted)
+    return [item.candidate for item in ranking.order]
+
+
+def test_noise_between_twins_does_not_decide_and_a_clear_difference_does() -> None:
+    right, wrong = Tally(90, 90), Tally(0, 90)
+    assert twins(right, right, 0.1) == [VOID, REAL]
+    assert twins(right, right, 1.2) == [VOID, REAL]
+    assert twins(Tally(85, 90), right, 1.0) == [VOID, REAL]
+    assert twins(right, right, 3.0) == [REAL, VOID]
+    assert twins(wrong, right, 1.0) == [REAL, VOID]
+
+
+@pytest.mark.parametrize("objective", ["latency", "size", "coverage"])
+def test_weights_at_capture_do_not_change_what_the_file_is_like(
+    fitted: FittedRanker, objective: str
+) -> None:
+    first, second = fitted.quality(objective, PLAIN, [VOID, REAL]) or (0.0, 1.0)
+    assert first == second
+    ranking = rank_candidates(PLAIN, [REAL, VOID], objective=objective, ranker=fitted)
+    assert ranking.note is None
+    assert [item.candidate for item in ranking.order] == [VOID, REAL]
+
+
 # Static
 
 
@@ -142,7 +197,8 @@ def test_without_a_ranker_the_static_order_serves_and_says_so(tmp_path: Path) ->
     assert "autoexport retrain" in ranking.note
     assert [item.candidate for item in ranking.order] == list(portfolio())
     assert ranking.order[0].success_probability is None
-    assert ranking.order[0].reasons == ("static order",)
+    assert ranking.order[0].reasons == ("static order", "captured without reading the weights")
+    assert ranking.order[1].reasons == ("static order",)
 
 
 def test_without_features_the_static_order_serves() -> None:
@@ -160,6 +216,18 @@ def test_the_static_order_scripts_before_it_traces(tmp_path: Path) -> None:
         scripted, traced = f"usage_based[{shapes},scripted]", f"usage_based[{shapes}]"
         assert order.index(scripted) < order.index(traced)
     assert rank_candidates(BRANCHING, offered).order[0].candidate == offered[0]
+
+
+@pytest.mark.parametrize("features", [None, PLAIN, BRANCHING])
+def test_the_static_order_goes_without_weights_first(
+    features: ModelFeatures | None, tmp_path: Path
+) -> None:
+    offered = portfolio(scripting=True)[::-1]
+    ranking = rank_candidates(features, offered, ranker=tmp_path / "none.joblib")
+    order = shown(ranking)
+    for shapes in ("dynamic", "static"):
+        without, real = f"usage_based[{shapes},void]", f"usage_based[{shapes}]"
+        assert order.index(without) < order.index(real)
 
 
 def test_the_static_order_says_that_it_knows_nothing_of_other_objectives(tmp_path: Path) -> None:

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import pickle
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import nn
 
+from selector.eager import Eager, Weights
 from selector.errors import InvalidRequestError
-from selector.inputs import InputSpec
-from selector.reference import compute_reference
-from tests.references import FIXED_X, X, fixed, inputs, reference_of
+from selector.inputs import InputSpec, make_inputs
+from selector.reference import compute_reference, has_static_cases, with_static_cases
+from selector.source import LoadedModel, ModelSource
+from selector.steps import StudyOrder, Subject, study_subject
+from selector.weights import WeightStore
+from tests.references import FIXED_X, Function, X, fixed, inputs, reference_of
 
 
 def test_refused_example_says_how_to_pass_inputs() -> None:
@@ -81,28 +86,100 @@ def test_forwards_are_few() -> None:
         calls.append(x)
         return x.relu()
 
-    reference_of(counted)
-    assert len(calls) == 4
-    calls.clear()
-    reference_of(counted, unseen=False)
+    forwards: list[tuple[dict[str, Any], int]] = [
+        ({}, 3),
+        ({"thorough": False}, 2),
+        ({"unseen": False}, 2),
+    ]
+    for options, count in forwards:
+        calls.clear()
+        reference_of(counted, **options)
+        assert len(calls) == count
+
+
+def test_answers_that_are_known_are_not_computed_again() -> None:
+    calls: list[torch.Tensor] = []
+
+    def counted(x: torch.Tensor) -> torch.Tensor:
+        calls.append(x)
+        return x.relu()
+
+    eager = Eager(Function(counted))
+    assert eager.refusal(inputs()) is None
+    reference = compute_reference(eager.module, inputs(), thorough=False, eager=eager)
     assert len(calls) == 2
+    other = reference_of(lambda x: x.relu(), thorough=False)
+    for mine, theirs in zip(reference.cases, other.cases, strict=True):
+        np.testing.assert_array_equal(mine.outputs["output"], theirs.outputs["output"])
 
 
-class Oscillating(nn.Linear):
-    """Turns errors of its layer's sums into errors of its phase."""
-
-    def forward(self, input: torch.Tensor) -> torch.Tensor:  # noqa: A002 - nn.Linear's name
-        return (super().forward(input) * self.out_features * 100).cos()
-
-
-def test_noise_is_what_the_model_makes_of_rounding() -> None:
+def test_without_weights_the_interface_is_the_same() -> None:
+    module = nn.Linear(5, 3)
     spec = InputSpec(name="input", axes=("batch_size", 5), dtype="float32", fill="normal")
-    calm = compute_reference(nn.Linear(5, 5), inputs(spec))
-    assert 0 < calm.noise["output"] < 1e-6
-    assert calm.tolerance("output") == 1e-4
-    steep = compute_reference(nn.Sequential(nn.Linear(5, 5), Oscillating(5, 5)), inputs(spec))
-    assert 1e-4 < steep.tolerance("output") <= 1e-3
-    assert not steep.unverifiable
+    real = compute_reference(module, inputs(spec))
+    eager = Eager(module, weights=Weights.NEVER)
+    void = compute_reference(module, inputs(spec), unseen=False, eager=eager)
+    assert eager.guessed
+    assert (void.output_dtypes, void.output_axes) == (real.output_dtypes, real.output_axes)
+    assert not void.example.outputs["output"].any()
+
+
+class Positions(nn.Module):
+    """Knows eight positions; other sizes ask for the seventeenth."""
+
+    def __init__(self, table: type[nn.Module] = nn.Embedding) -> None:
+        super().__init__()
+        self.table = table(8, 4)
+
+    def forward(self, input_values: torch.Tensor) -> torch.Tensor:
+        positions = torch.arange(input_values.shape[1])
+        result: torch.Tensor = input_values.unsqueeze(-1) * self.table(positions)
+        return result
+
+
+class Rows(nn.Module):
+    """A table whose look-up is no embedding."""
+
+    def __init__(self, rows: int, width: int) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(rows, width))
+
+    def forward(self, positions: torch.Tensor) -> torch.Tensor:
+        return self.weight[positions]
+
+
+@pytest.mark.parametrize("table", [nn.Embedding, Rows])
+def test_sizes_that_only_a_weightless_run_accepts(table: type[nn.Module]) -> None:
+    module = Positions(table).eval()
+    source = ModelSource(name="positions", kind="module", origin="")
+    loaded = LoadedModel(module=module, config=None, source=source, weights=WeightStore())
+    order = StudyOrder(given={"input_values": torch.ones(2, 5)})
+    study = study_subject(Subject(loaded=loaded), order)
+    assert study.dynamic_axes == {"input_values": {0: "batch_size"}}
+    assert study.reference.refused == {}
+
+
+def test_positions_out_of_range_are_refused_without_weights() -> None:
+    module = Positions()
+    given = {"input_values": torch.ones(2, 5)}
+    eager = Eager(module, weights=Weights.NEVER)
+    assert make_inputs(module, None, given=given, eager=eager).other_sizes == {"batch_size": 3}
+    assert eager.guessed
+
+
+def test_static_cases_are_added_when_they_are_needed() -> None:
+    mask = InputSpec(name="mask", axes=X.axes, dtype="int64", fill="mask")
+    recipe = inputs(X, mask)
+    module = Function(lambda x, mask: x * mask)
+    few = compute_reference(module, recipe, thorough=False)
+    assert [case.label for case in few.cases] == ["example", "other sizes"]
+    assert not has_static_cases(few)
+    full = with_static_cases(module, few)
+    assert has_static_cases(full)
+    same = {case.label: case for case in compute_reference(module, recipe).cases}
+    assert {case.label for case in full.cases} == same.keys()
+    for case in full.cases:
+        np.testing.assert_array_equal(case.outputs["output"], same[case.label].outputs["output"])
 
 
 def test_module_that_writes_into_its_input() -> None:

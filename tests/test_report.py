@@ -26,9 +26,12 @@ from selector.errors import (
 )
 from selector.features import ModelFeatures
 from selector.module_tree import ModuleNode, build_tree, visible_rows
+from selector.ranking import rank_candidates
 from selector.verdict import CaseCheck, OutputCheck, VerificationReport
 from strategies.base import Candidate
 from strategies.hierarchy import Hierarchy, ModuleEntry
+from strategies.registry import portfolio
+from tests import synthetic
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -215,6 +218,18 @@ def test_attempts_have_a_line_each() -> None:
     assert "512.0 MB" in second
 
 
+def test_a_ranking_names_candidates_whole_on_a_narrow_terminal(tmp_path: Path) -> None:
+    features = synthetic.model_features("plain", branches=True)
+    offered = portfolio(scripting=True)
+    ranking = rank_candidates(features, offered, ranker=tmp_path / "none.joblib")
+    for width in (80, 100):
+        lines = text_of(report.render_ranking(ranking), width).splitlines()
+        assert max(map(len, lines)) <= width
+        for candidate in offered:
+            assert any(f" {candidate} " in line for line in lines)
+    assert sum("captured without reading the weights" in line for line in lines) == 2
+
+
 def test_verification_shows_errors_and_axes() -> None:
     shown = text_of(report.render_verification(REPORT))
     assert "verdict       right" in shown
@@ -282,18 +297,6 @@ def test_sizes(count: int | None, text: str) -> None:
 def test_timings_add_up() -> None:
     timings = {"load": 1.0, "export": 2.5, "export.capture": 1.5, "export.save": 0.5}
     assert report.timings_text(timings) == "3.5 s: load 1.0, export 2.5 (capture 1.5, save 0.5)"
-
-
-def test_external_data_counts_and_a_neighbour_s_does_not(tmp_path: Path) -> None:
-    model = tmp_path / "bert.onnx"
-    for name, size in {
-        "bert.onnx": 1,
-        "bert.onnx.data": 10,
-        "bert-0123abcd.onnx.data": 100,
-        "bert-large.onnx.data": 1000,
-    }.items():
-        (tmp_path / name).write_bytes(b"x" * size)
-    assert report.file_bytes(model) == 111
 
 
 # The module tree

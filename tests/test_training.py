@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from selector import baseline, ranker, training
 from selector.errors import InvalidRequestError, RankerError
 from selector.ranker import FittedRanker, Tally, load_ranker
 from selector.ranking import rank_candidates
+from selector.scoring import _seconds_to_success
 from strategies.base import Candidate
 from strategies.registry import portfolio
 from tests import synthetic
@@ -24,6 +26,7 @@ TRACED = Candidate(strategy="usage_based")
 SCRIPTED = Candidate(strategy="usage_based", scripted=True)
 HTP = Candidate(strategy="htp")
 FX = Candidate(strategy="fx")
+BEFORE_VOID = [name for name in ranker.feature_names() if name != "void"]
 
 
 @pytest.fixture(scope="module")
@@ -65,7 +68,7 @@ def test_the_card_describes_the_artefact(card: training.ScoreCard) -> None:
     assert stored["artefact"] == "ranker.joblib"
     assert stored["feature_names"] == list(ranker.feature_names())
     assert stored["training"][0]["file"] == "baseline.json"
-    assert (stored["models"], stored["candidates"]) == (36, 8)
+    assert (stored["models"], stored["candidates"]) == (36, 10)
     assert str(card.path.parent) not in json.dumps(stored)
 
 
@@ -115,7 +118,8 @@ def test_the_seeds_summary_gives_the_seeds_recommendation(tmp_path: Path) -> Non
             synthetic.model_features(), portfolio(dynamic=dynamic), ranker=card.path
         )
         assert ranking.trained
-        assert [item.candidate.strategy for item in ranking.order] == ["usage_based", "htp", "fx"]
+        order = dict.fromkeys(item.candidate.strategy for item in ranking.order)
+        assert list(order) == ["usage_based", "htp", "fx"]
 
 
 @pytest.mark.parametrize("count", [1, 2, 5, 12, 30])
@@ -140,6 +144,24 @@ def test_rates_are_drawn_towards_what_the_strategy_does() -> None:
     assert Tally(0, 0).rate(0.5) == 0.5
     assert Tally(2, 2).rate(0.5) == pytest.approx(2.5 / 3)
     assert Tally(0, 100).rate(0.5) < 0.01
+
+
+def test_the_cost_of_an_order_is_what_the_chain_would_spend() -> None:
+    made = [item for item in synthetic.records(per_family=3) if item.model == "encoder-2"]
+    rows = training.rows_of(made)[0]
+    order = [Candidate(strategy="usage_based", weights="void"), TRACED, HTP]
+    spent = {row.candidate: row.seconds or 0.0 for row in rows}
+    assert [row.success for row in rows if row.candidate in order] == [True, False, False]
+    alike = _seconds_to_success(order, rows)
+    assert alike == pytest.approx(spent[order[0]] + spent[HTP])
+    read = [replace(row, read_weights=row.candidate == order[0]) for row in rows]
+    assert _seconds_to_success(order, read) == pytest.approx(alike + spent[TRACED])
+
+
+def test_a_record_tells_that_a_weight_was_read() -> None:
+    made = synthetic.records(per_family=1)[0].model_copy(update={"error_type": "VoidReadError"})
+    assert [row.read_weights for row in training.rows_of([made])[0]] == [True]
+    assert not any(row.read_weights for row in training.rows_of(synthetic.records())[0])
 
 
 def test_records_without_features_are_left_out(tmp_path: Path) -> None:
@@ -203,6 +225,7 @@ def test_a_changed_artefact_is_refused_before_it_is_unpickled(stored: Path) -> N
     [
         ({"scikit_learn": "1.2.0"}, r"made with scikit-learn 1\.2\.0, and .* is installed"),
         ({"feature_names": ["depth"]}, "fitted on other features"),
+        ({"feature_names": BEFORE_VOID}, "fitted on other features"),
         ({"schema_version": 9}, "not a ranker's card of this version"),
     ],
 )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
@@ -10,11 +11,10 @@ import pytest
 import torch
 import torch.jit._trace
 from torch import Tensor, nn
-from torch.onnx._internal.torchscript_exporter import utils as exporter_utils
 
 from scripts.plain_modules import Branch
 from scripts.zoo import tiny_model
-from strategies import torchscript_scopes
+from strategies import internals
 from strategies.base import Candidate, ExportRequest
 from strategies.errors import CaptureError, LoweringError, StrategyUnavailableError
 from strategies.usage_based import UsageBasedStrategy
@@ -123,16 +123,6 @@ def test_what_cannot_be_scripted_is_a_capture_error(tmp_path: Path) -> None:
         UsageBasedStrategy()(request)
 
 
-def test_external_data_on_request(tmp_path: Path) -> None:
-    model = nn.Sequential(nn.Linear(64, 64)).eval().requires_grad_(False)
-    request = request_for(
-        model, {"input": torch.randn(2, 64)}, DYNAMIC, tmp_path, external_data=True
-    )
-    UsageBasedStrategy()(request)
-    assert {file.name for file in tmp_path.iterdir()} == {"model.onnx", "model.onnx.data"}
-    assert largest_error(tmp_path / "model.onnx", model, {"input": torch.randn(2, 64)}) < 1e-5
-
-
 def test_higher_opset(tmp_path: Path) -> None:
     model = nn.Sequential(nn.Linear(4, 4), nn.GELU()).eval().requires_grad_(False)
     request = request_for(model, {"input": torch.randn(2, 4)}, DYNAMIC, tmp_path, opset=20)
@@ -161,12 +151,13 @@ def test_names_do_not_collide(tmp_path: Path) -> None:
     assert largest_error(path, model, {"x": torch.randn(2, 3)}) < 1e-6
 
 
-# What of torch's inside this strategy rests on; when one of these fails, torch has changed
-# how it names scopes, and strategies/torchscript_scopes.py is the place to follow it.
+# What of torch's inside this strategy rests on; when one of these fails, torch has changed,
+# and strategies/torchscript.py is the place to follow it.
 
 
-def test_torch_still_sets_its_scope_map_up_in_one_function() -> None:
-    torchscript_scopes.require_supported_torch()
+@pytest.mark.parametrize("part", internals.TRACING)
+def test_torch_still_has(part: str) -> None:
+    internals.find(part)
 
 
 def test_torch_still_looks_a_module_up_once_per_call() -> None:
@@ -189,9 +180,12 @@ def test_torch_still_looks_a_module_up_once_per_call() -> None:
     assert looked_up.count(layer) == 2
 
 
-def test_without_the_private_function_the_strategy_is_unavailable(
-    monkeypatch: pytest.MonkeyPatch,
+@pytest.mark.parametrize("part", internals.TRACING)
+def test_without_a_private_part_the_strategy_is_unavailable(
+    part: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.delattr(exporter_utils, "_setup_trace_module_map")
-    with pytest.raises(StrategyUnavailableError, match="module scopes"):
-        torchscript_scopes.require_supported_torch()
+    request = request_for(nn.ReLU(), {"input": torch.ones(2)}, DYNAMIC, tmp_path)
+    name = part.replace(":", ".")
+    monkeypatch.delattr(name)
+    with pytest.raises(StrategyUnavailableError, match=re.escape(name)):
+        UsageBasedStrategy()(request)

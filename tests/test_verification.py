@@ -17,13 +17,13 @@ from torch import nn
 from selector.errors import VerificationError
 from selector.inputs import ExampleInputs, InputSpec
 from selector.reference import Reference, compute_reference
+from selector.structure import unverified_report
 from selector.verification import (
     VerificationReport,
     has_dynamic_axes,
-    unverified_report,
     verify_file,
 )
-from tests.references import X, inputs, reference_of
+from tests.references import Function, X, inputs, reference_of
 
 HEADER = '<ir_version: 10, opset_import: ["" : 18]>\n'
 SIGNATURE = "main (float[batch_size, width] x) => (float[batch_size, width] output)"
@@ -241,8 +241,8 @@ def test_output_that_eager_does_not_reproduce(written: Callable[..., Path]) -> N
         => (float[batch_size, width] noisy, float[batch_size, width] clean)
         { noisy = Relu(x) clean = Tanh(x) }"""
     path = written(text)
-    reference = reference_of(lambda x: {"noisy": nn.functional.dropout(x), "clean": x.tanh()})
-    report = verify_file(path, reference, dynamic=True)
+    module = Function(lambda x: {"noisy": nn.functional.dropout(x), "clean": x.tanh()})
+    report = verify_file(path, compute_reference(module, inputs()), dynamic=True, module=module)
     noisy, clean = report.outputs
     assert (noisy.status, clean.status) == ("unverifiable", "right")
     assert "does not reproduce" in noisy.reason
@@ -251,7 +251,8 @@ def test_output_that_eager_does_not_reproduce(written: Callable[..., Path]) -> N
 
 def test_nothing_comparable_is_not_verified(written: Callable[..., Path]) -> None:
     path = written(f"{SIGNATURE} {{ output = Relu(x) }}")
-    error = failure(path, reference_of(lambda x: nn.functional.dropout(x, 0.3)))
+    module = Function(lambda x: nn.functional.dropout(x, 0.3))
+    error = failure(path, compute_reference(module, inputs()), module=module)
     assert "no output can be compared" in str(error)
     path = written(f"{SIGNATURE} <float nan = {{nan}}> {{ output = Add(x, nan) }}")
     error = failure(path, reference_of(lambda x: x * float("nan")))

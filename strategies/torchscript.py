@@ -1,0 +1,136 @@
+"""The one place that reaches into torch's TorchScript tracer and its ONNX exporter.
+
+Torch has no public way to say what the module scopes of a trace are called, to lower a trace
+without handing over its weights, or to pause the tracer while it records an operator.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.jit._trace
+from torch import nn
+from torch.onnx._internal.torchscript_exporter import utils as exporter_utils
+
+_TRACER = "Tracer"
+# ruff: noqa: SLF001 - private functions are the point of this file
+
+
+def scope_name(name: str) -> str:
+    """A name in the form in which the tracer keeps scopes."""
+    full: str = torch._C._jit_onnx_create_full_scope_name("module", name)
+    return full
+
+
+@contextmanager
+def module_names(names: Mapping[nn.Module, str]) -> Iterator[None]:
+    """Within it, `torch.onnx.export(dynamo=False)` names scopes by this map.
+
+    Args:
+        names: From `scope_name`; the tracer calls `get` once for every call of a module.
+    """
+
+    def set_up(*_: Any) -> set[str]:
+        torch.jit._trace._trace_module_map = names  # type: ignore[assignment]  # has no type
+        return set()
+
+    with _replaced("_setup_trace_module_map", set_up):
+        yield
+
+
+@contextmanager
+def without_weights(call: nn.Module, check: Callable[[torch.Tensor], None]) -> Iterator[None]:
+    """Within it, the exporter's passes get the module's buffers only, and no parameter.
+
+    Shape inference would serialise all of them, twice.
+
+    Args:
+        call: What is exported.
+        check: Is called with every tensor that the trace holds as a constant.
+    """
+    buffers = {name for name, _ in call.named_buffers()}
+    original = exporter_utils._get_named_param_dict
+
+    def named(graph: Any, params: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
+        for node in graph.findAllNodes("prim::Constant"):
+            if node.hasAttribute("value") and node.kindOf("value") == "t":
+                check(node.t("value"))
+        found: dict[str, torch.Tensor] = original(graph, params)  # type: ignore[no-untyped-call]  # torch has no types here
+        return {name: tensor for name, tensor in found.items() if name in buffers}
+
+    with _replaced("_get_named_param_dict", named):
+        yield
+
+
+@contextmanager
+def without_needless_passes() -> Iterator[None]:
+    """Within it, the exporter leaves out two walks over every node, a sixth of its time.
+
+    One gives values names for debugging; the other splits constants that are lists of
+    tensors, of which a trace has hardly ever one.
+    """
+    split = exporter_utils._split_tensor_list_constants
+
+    def split_if_any(graph: Any, block: Any) -> None:
+        constants = graph.findAllNodes("prim::Constant")
+        if any(exporter_utils._is_constant_tensor_list(node) for node in constants):
+            split(graph, block)
+
+    with (
+        _replaced("_apply_friendly_debug_names", lambda *_: None),
+        _replaced("_split_tensor_list_constants", split_if_any),
+    ):
+        yield
+
+
+@contextmanager
+def _replaced(name: str, function: Callable[..., Any]) -> Iterator[None]:
+    original = getattr(exporter_utils, name)
+    setattr(exporter_utils, name, function)
+    try:
+        yield
+    finally:
+        setattr(exporter_utils, name, original)
+
+
+def is_tracing() -> bool:
+    """Whether a trace is being recorded."""
+    tracing: bool = torch.jit.is_tracing()  # type: ignore[attr-defined, no-untyped-call]  # documented, and has no types
+    return tracing
+
+
+@contextmanager
+def paused() -> Iterator[None]:
+    """Within it nothing is recorded, and sizes are plain numbers."""
+    state = torch._C._get_tracing_state()
+    if state is None:
+        yield
+        return
+    # An operator that is being recorded hides the tracer from what it calls, and the state
+    # can be set only where the tracer is not hidden.
+    hidden = torch._C._dispatch_tls_is_dispatch_key_excluded(_TRACER)
+    _set_state(None, hidden=hidden)
+    try:
+        yield
+    finally:
+        _set_state(state, hidden=hidden)
+
+
+@contextmanager
+def resumed() -> Iterator[None]:
+    """Within it operators are recorded, even where an operator hid the tracer."""
+    hidden = torch._C._dispatch_tls_is_dispatch_key_excluded(_TRACER)
+    torch._C._dispatch_tls_set_dispatch_key_excluded(_TRACER, False)
+    try:
+        yield
+    finally:
+        torch._C._dispatch_tls_set_dispatch_key_excluded(_TRACER, hidden)
+
+
+def _set_state(state: object, *, hidden: bool) -> None:
+    torch._C._dispatch_tls_set_dispatch_key_excluded(_TRACER, False)
+    torch._C._set_tracing_state(state)  # type: ignore[attr-defined]  # missing in torch's stub
+    torch._C._dispatch_tls_set_dispatch_key_excluded(_TRACER, hidden)

@@ -1,0 +1,256 @@
+"""Runs a module without its weights: they have shapes, strides and dtypes, and no values.
+
+For a capture only the operators and the shapes matter. So every parameter becomes a view
+into one reserved region of memory that is never touched, and an operator that gets such a
+void tensor gives another one, whose shape comes from the operator's meta kernel. Operators
+on inputs, masks and positions alone run for real, so branches on those go where they go
+in eager PyTorch.
+"""
+
+from __future__ import annotations
+
+import functools
+import mmap
+import traceback
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from strategies import torchscript
+from strategies.errors import StrategyUnavailableError, VoidReadError
+from strategies.exportable import exportable
+
+aten = torch.ops.aten
+
+# Address space is asked for, not memory; less of it where a system grants no more.
+REGION_BYTES = (1 << 42, 1 << 39, 1 << 36)
+# What memory a reservation does not count against, where mmap knows it (Linux).
+_NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
+
+# Answer with values, which a void tensor does not have.
+READS = frozenset({aten.equal.default, aten._local_scalar_dense.default, aten.item.default})  # noqa: SLF001 - the operators' names
+# Read memory without an operator.
+PYTHON_READS = frozenset({torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.__array__})
+INDEXING = frozenset({aten.index, aten.index_put, aten.index_put_, aten._unsafe_index})  # noqa: SLF001 - the operator's name
+
+# Look at an argument's shape and dtype only, and give a tensor with values.
+CREATION = frozenset(
+    getattr(aten, f"{prefix}{name}{suffix}")
+    for prefix, suffix in (("new_", ""), ("", "_like"))
+    for name in ("empty", "zeros", "ones", "full")
+)
+
+
+@contextmanager
+def weightless(module: nn.Module) -> Iterator[None]:
+    """Within it, the module runs without reading a weight; what it returns is void too.
+
+    Outputs have the right shapes and dtypes; their values mean nothing.
+
+    Raises:
+        VoidReadError: From forward, where it reads a value out of a void tensor.
+    """
+    # Some implementations have meta kernels that accept less than the real ones.
+    with exportable(module, plain_attention=False), void_parameters(module), void_operators():
+        yield
+
+
+@contextmanager
+def void_parameters(module: nn.Module) -> Iterator[None]:
+    """Within it, the module's parameters are void; only `void_operators` can compute with them."""
+    parameters = list({id(item): item for item in module.parameters()}.values())
+    values = [parameter.data for parameter in parameters]
+    try:
+        for parameter in parameters:
+            parameter.data = _like(parameter.data)
+        yield
+    finally:
+        for parameter, value in zip(parameters, values, strict=True):
+            parameter.data = value
+
+
+@contextmanager
+def void_operators() -> Iterator[None]:
+    """Within it, operators on void tensors give void tensors of the right shape."""
+    with torch.no_grad(), _VoidFunctions(), _VoidOperators():
+        yield
+
+
+def refuse_constant(tensor: torch.Tensor) -> None:
+    """Raises VoidReadError for a constant of a trace that would need a void tensor's values."""
+    if is_void(tensor):
+        raise _read("a constant computed from them")
+
+
+def is_void(tensor: torch.Tensor) -> bool:
+    """Whether a tensor is one of those without values."""
+    return tensor.layout is torch.strided and _address(tensor) == _region().data_ptr()
+
+
+@functools.cache
+def _region() -> torch.UntypedStorage:
+    for size in REGION_BYTES:
+        try:
+            flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE
+            memory = mmap.mmap(-1, size, flags=flags)
+        except (OSError, ValueError, OverflowError):
+            continue
+        return torch.frombuffer(memory, dtype=torch.uint8).untyped_storage()
+    raise StrategyUnavailableError("the system reserves no address space", stage="prepare")
+
+
+def _like(tensor: torch.Tensor) -> torch.Tensor:
+    """A void tensor of the same dtype, shape and strides."""
+    void = torch.empty(0, dtype=tensor.dtype)
+    return void.set_(_region(), 0, tensor.size(), tensor.stride())
+
+
+def _address(tensor: torch.Tensor) -> int:
+    if tensor.device.type != "cpu":
+        return 0
+    return tensor.untyped_storage().data_ptr()
+
+
+class _VoidFunctions(TorchFunctionMode):
+    """Refuses what reads memory past the dispatcher."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in PYTHON_READS and is_void(args[0]):
+            raise _read(func.__name__)
+        return func(*args, **(kwargs or {}))
+
+
+class _VoidOperators(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no types here
+    """Answers operators on void tensors by their meta kernels, and runs all others."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]  # torch has no types here
+        # Real tensors that something void was written into; kept, so that no new tensor
+        # gets the address of one.
+        self._written: dict[int, torch.UntypedStorage] = {}
+        # Layers are repeated, so most operators have been answered before.
+        self._known: dict[Any, list[Any]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func is aten.convolution.default and torchscript.is_tracing():
+            # The tracer records convolution one level further down, which is not reached.
+            with torchscript.resumed(), self:
+                return aten._convolution.default(*args, False, False, True, True)  # noqa: SLF001 - the operator's name
+        with torchscript.paused():
+            return self._answer(func, args, kwargs)
+
+    def _answer(self, func: Any, args: Any, kwargs: Any) -> Any:
+        if not any(self._is_void(item) for item in _leaves((args, kwargs))):
+            return func(*args, **kwargs)
+        if func in READS:
+            raise _read(str(func))
+        if func.is_view or func.overloadpacket in CREATION:
+            return func(*args, **kwargs)
+        if func.overloadpacket in INDEXING:
+            args = (args[0], self._positions(args[1]), *args[2:])
+        if func._schema.is_mutable:  # noqa: SLF001 - documented, and has no public name
+            return self._on_meta(func, args, kwargs)
+        key = (func, *(_signature(item) for item in _leaves((args, kwargs))))
+        if key not in self._known:
+            self._known[key] = self._on_meta(func, args, kwargs)
+        # Every call gives tensors of its own.
+        return pytree.tree_map_only(torch.Tensor, _like, self._known[key])
+
+    def _is_void(self, item: object) -> bool:
+        if not isinstance(item, torch.Tensor) or item.layout is not torch.strided:
+            return False
+        address = _address(item)
+        return address == _region().data_ptr() or address in self._written
+
+    def _positions(self, indices: Any) -> list[torch.Tensor | None]:
+        """Real masks as the positions they select, since the result's shape depends on them."""
+        found: list[torch.Tensor | None] = []
+        for index in indices:
+            if index is None or index.dtype not in (torch.bool, torch.uint8):
+                found.append(index)
+            elif self._is_void(index):
+                raise _read("a mask that selects elements")
+            else:
+                found.extend(index.nonzero(as_tuple=True))
+        return found
+
+    def _on_meta(self, func: Any, args: Any, kwargs: Any) -> Any:
+        metas: dict[int, torch.Tensor] = {}
+        originals: dict[int, torch.Tensor] = {}
+
+        def to_meta(item: Any) -> Any:
+            if isinstance(item, torch.device):
+                return torch.device("meta")
+            if not isinstance(item, torch.Tensor):
+                return item
+            if id(item) not in metas:
+                meta = torch.empty_strided(
+                    item.size(), item.stride(), dtype=item.dtype, device="meta"
+                )
+                metas[id(item)] = meta
+                originals[id(meta)] = item
+            return metas[id(item)]
+
+        metas_in = pytree.tree_map(to_meta, (args, kwargs))
+        try:
+            outcome = func(*metas_in[0], **metas_in[1])
+        except NotImplementedError as error:
+            # Where the result's size depends on values, there is no meta kernel.
+            raise _read(str(func)) from error
+
+        def from_meta(item: Any) -> Any:
+            if not isinstance(item, torch.Tensor) or item.device.type != "meta":
+                return item
+            original = originals.get(id(item))
+            return _like(item) if original is None else self._overwritten(original, item)
+
+        return pytree.tree_map(from_meta, outcome)
+
+    def _overwritten(self, original: torch.Tensor, meta: torch.Tensor) -> torch.Tensor:
+        """The tensor that an operator wrote into, and returned."""
+        if original.size() != meta.size():
+            raise _read("an operator that resizes its argument")
+        if not self._is_void(original):
+            self._written[_address(original)] = original.untyped_storage()
+        return original
+
+
+def _leaves(item: Any) -> Iterator[Any]:
+    """What stands in nested arguments; an operator's are tuples, lists and dicts only."""
+    if isinstance(item, (tuple, list)):
+        for part in item:
+            yield from _leaves(part)
+        # Keeps arguments apart that hold the same in lists of other lengths.
+        yield len(item)
+    elif isinstance(item, dict):
+        yield from _leaves([part for pair in item.items() for part in pair])
+    else:
+        yield item
+
+
+def _signature(item: Any) -> Any:
+    """What of an argument a meta kernel looks at."""
+    if isinstance(item, torch.Tensor):
+        return (item.size(), item.stride(), item.dtype)
+    return (type(item), item)
+
+
+def _read(what: str) -> VoidReadError:
+    frames = [
+        frame
+        for frame in traceback.extract_stack()
+        if "/torch/" not in frame.filename and Path(frame.filename).parent != Path(__file__).parent
+    ]
+    where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
+    return VoidReadError(
+        f"forward needs a value that depends on the weights ({what}){where}",
+        hint="a candidate with real weights can follow it",
+    )
