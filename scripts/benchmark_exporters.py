@@ -1,24 +1,29 @@
 """One export by one exporter, measured; the process is fresh and does nothing else.
 
     python -m scripts.benchmark_exporters ORDER.json RESULT.json
+    python -m scripts.benchmark_exporters --serve MODULES.json
+
+The second form imports first and then forks a process for each pair of files that a line of
+its input names, so that many small exports need not import anew; it answers with a line each.
 
 Importing, loading and exporting are measured apart. Everything that an export is known to
 import is imported first, and nothing else is done before the clock starts: registries and
-caches are built at the cost of the export, as they are for a user. Our own export includes
-loading; the others start from a model in memory.
+caches are built at the cost of the export, as they are for a user. Loading is transformers'
+`from_pretrained` for the others, and mapping the checkpoint for us.
 """
 
 from __future__ import annotations
 
 import contextlib
+import gc
 import importlib
 import json
+import os
 import sys
-import time
 import traceback
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import transformers
@@ -27,6 +32,9 @@ from scripts.benchmark_meter import Meter
 from strategies.base import MODEL_FILE, VOID, Candidate, ExportRequest, first_line
 from strategies.calling import NamedCall
 
+if TYPE_CHECKING:
+    from selector.source import LoadedModel
+
 Order = dict[str, Any]
 Recipe = dict[str, Any]
 # From a model and the order to facts about the file.
@@ -34,16 +42,46 @@ Exporter = Callable[[Any, Order, Recipe], dict[str, Any]]
 
 
 def main() -> None:
+    """Runs one order, or serves many."""
+    if sys.argv[1] == "--serve":
+        serve(Path(sys.argv[2]))
+    else:
+        follow(Path(sys.argv[1]), Path(sys.argv[2]))
+
+
+def serve(modules: Path) -> None:
+    """Imports, and then does nothing but fork."""
+    replies = os.fdopen(os.dup(1), "w")
+    # Exporters print what they do.
+    os.dup2(2, 1)
+    _import(json.loads(modules.read_text()))
+    gc.collect()
+    for line in sys.stdin:
+        order, answer = line.rstrip("\n").split("\t")
+        child = os.fork()
+        if child == 0:
+            status = 1
+            try:
+                follow(Path(order), Path(answer))
+                status = 0
+            finally:
+                sys.stderr.flush()
+                os._exit(status)
+        _, status = os.waitpid(child, 0)
+        print(os.waitstatus_to_exitcode(status), file=replies, flush=True)
+
+
+def follow(file: Path, answer: Path) -> None:
     """Runs the order and writes what it cost; an exporter's error is a result like any other."""
     meter = Meter()
-    order = json.loads(Path(sys.argv[1]).read_text())
+    order = json.loads(file.read_text())
     result: dict[str, Any] = {}
     try:
         _run(order, meter, result)
     except Exception as error:  # noqa: BLE001 - exporters fail in any way they like
         traceback.print_exc()
         result["error"] = first_line(error)
-    Path(sys.argv[2]).write_text(json.dumps(result))
+    answer.write_text(json.dumps(result))
 
 
 def _run(order: Order, meter: Meter, result: dict[str, Any]) -> None:
@@ -55,11 +93,9 @@ def _run(order: Order, meter: Meter, result: dict[str, Any]) -> None:
     result["import"] = meter.lap().as_dict()
     before = set(sys.modules)
     recipe: Recipe = torch.load(order["recipe"], weights_only=True)
-    model = None
     meter.lap()
-    if export is not autoexport:
-        model = cls.from_pretrained(checkpoint, dtype=torch.float32).eval().requires_grad_(False)
-        result["load"] = meter.lap().as_dict()
+    model = _mapped(checkpoint) if export is autoexport else _read(cls, checkpoint)
+    result["load"] = meter.lap().as_dict()
     facts = export(model, order, recipe)
     result["export"] = meter.lap().as_dict()
     result |= facts
@@ -88,18 +124,25 @@ def _importable() -> list[str]:
     ]
 
 
-def autoexport(_: Any, order: Order, recipe: Recipe) -> dict[str, Any]:
-    """Ours, from the checkpoint's folder: void weights, dynamic axes, no verification."""
+def _mapped(checkpoint: Path) -> LoadedModel:
+    """Ours: the weights are not read."""
     from selector.source import load, resolve  # noqa: PLC0415 - only this side
+
+    return load(resolve(checkpoint), real=False)
+
+
+def _read(cls: Any, checkpoint: Path) -> Any:
+    return cls.from_pretrained(checkpoint, dtype=torch.float32).eval().requires_grad_(False)
+
+
+def autoexport(model: Any, order: Order, recipe: Recipe) -> dict[str, Any]:
+    """Ours, from a mapped checkpoint: void weights, dynamic axes, no verification."""
     from strategies import registry  # noqa: PLC0415 - only this side
 
-    clock = time.perf_counter()
-    loaded = load(resolve(order["checkpoint"]), real=False)
-    spent = time.perf_counter() - clock
     artifact = registry.resolve("usage_based")(
         ExportRequest(
             candidate=Candidate(strategy="usage_based", dynamic=True, weights=VOID),
-            load_model=lambda: loaded.module,
+            load_model=lambda: model.module,
             inputs=recipe["inputs"],
             dynamic_axes=recipe["axes"],
             constants=recipe["constants"],
@@ -107,10 +150,10 @@ def autoexport(_: Any, order: Order, recipe: Recipe) -> dict[str, Any]:
             output_axes=recipe["output_axes"],
             directory=Path(order["out"]),
             weights=order["weights"],
-            locate=loaded.weights.locate,
+            locate=model.weights.locate,
         )
     )
-    return {"nodes": artifact.nodes, "stages": {**artifact.seconds, "load": spent}}
+    return {"nodes": artifact.nodes, "stages": dict(artifact.seconds)}
 
 
 def dynamo(model: Any, order: Order, recipe: Recipe) -> dict[str, Any]:
@@ -149,7 +192,8 @@ def torchscript(model: Any, order: Order, recipe: Recipe) -> dict[str, Any]:
     torch.onnx.export(
         NamedCall(model, tuple(recipe["inputs"]), recipe["constants"]).eval(),
         tuple(recipe["inputs"].values()),
-        Path(order["out"]) / MODEL_FILE,
+        # Above 2 GB it takes a string only, and puts the weights beside the file.
+        str(Path(order["out"]) / MODEL_FILE),
         dynamo=False,
         input_names=list(recipe["inputs"]),
         output_names=recipe["output_names"],

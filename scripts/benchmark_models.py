@@ -23,7 +23,7 @@ import transformers
 from transformers import CONFIG_MAPPING, MODEL_MAPPING
 
 from scripts.sparse_checkpoint import write_sparse_checkpoint
-from scripts.zoo import TINY, tiny_config
+from scripts.zoo import tiny_config
 from selector.source import load, resolve
 from selector.steps import Study, StudyOrder, Subject, study_subject
 

@@ -82,12 +82,15 @@ class Section:
         sides: In the order in which they take turns.
         once: Sides that run in the first round only, as nothing but a picture hangs on them.
         one_thread: Whether the runs get one thread each, so that CPU seconds hold no spinning.
+        forked: Whether a run's process is forked from one that has imported what its side
+            imports, and has done nothing else; else it is started anew.
     """
 
     models: tuple[str, ...]
     sides: tuple[str, ...]
     once: frozenset[str] = frozenset()
     one_thread: bool = True
+    forked: bool = False
 
 
 def sections(tiny: Sequence[str]) -> dict[str, Section]:
@@ -108,6 +111,7 @@ def sections(tiny: Sequence[str]) -> dict[str, Section]:
         "tiny": Section(
             models=tuple(f"tiny-{name}" for name in tiny),
             sides=tuple(side for side in EXPORTERS if side != LINKED),
+            forked=True,
         ),
     }
 

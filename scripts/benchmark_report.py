@@ -43,9 +43,9 @@ def _head(environment: Figures) -> Iterator[str]:
         "",
         "Every run is a process of its own, on the same checkpoint, with the same inputs and",
         "dynamic axes; the sides take turns. Figures are medians, ratios are medians over pairs",
-        "of runs. The step that is measured ends with a file whose weights are in place.",
-        "For autoexport it begins with the checkpoint's folder (`usage_based[dynamic,void]`, no",
-        "verification), for the others with the model in memory; imports are done before it.",
+        "of runs. The step that is measured begins with a loaded model (for autoexport a mapped",
+        "one) and ends with a file whose weights are in place; autoexport's is made by",
+        "`usage_based[dynamic,void]`, without verification. Imports are done before it.",
         "Memory is the process' largest resident memory, imports, loading and code included.",
         "",
     )
@@ -94,7 +94,7 @@ def _cell(figures: Figures) -> str:
 
 def _means(section: Figures) -> Iterator[str]:
     head = [
-        "times ours, geometric mean (least)", "CPU", "CPU with their loading", "wall", "memory",
+        "times ours, geometric mean (least)", "CPU", "CPU with loading", "wall", "memory",
         "models",
     ]  # fmt: skip
     rows = []

@@ -22,6 +22,7 @@ from scripts import benchmark_plan as plan
 from scripts.benchmark_journal import Journal, Result
 from scripts.benchmark_meter import tree_memory
 from scripts.benchmark_plan import Section, Task
+from scripts.benchmark_server import Server
 from strategies.base import MODEL_FILE
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -33,6 +34,9 @@ SAMPLED = frozenset({plan.VERIFIED, plan.UNVERIFIED})
 # They leave a file that the next side of the round runs.
 KEPT = frozenset({plan.VERIFIED, plan.COMMAND})
 FOLLOWERS = frozenset({plan.PARTS, plan.BARE})
+
+ONE_THREAD = {"OMP_NUM_THREADS": "1"}
+QUIET = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "PYTHONWARNINGS": "ignore"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,9 +82,17 @@ class Runner:
         self._limits = limits
         self._warm = False
         self._walls: dict[tuple[str, str], list[float]] = {}
+        self._servers: dict[str, Server] = {}
 
     def run(self, tasks: Sequence[tuple[Task, Section]]) -> None:
         """Runs tasks in their order and prints a line for each."""
+        try:
+            self._run(tasks)
+        finally:
+            for server in self._servers.values():
+                server.close()
+
+    def _run(self, tasks: Sequence[tuple[Task, Section]]) -> None:
         left = [(task, section) for task, section in tasks if not self._journal.settled(task)]
         for index, (task, section) in enumerate(left):
             if self._journal.settled(task):
@@ -138,22 +150,43 @@ class Runner:
         out = self._work / "files" / task.model
         if task.side not in FOLLOWERS:
             shutil.rmtree(out, ignore_errors=True)
-            # What an earlier run wrote must not be on its way to the disk during this one.
-            os.sync()
+            if not section.forked:
+                # What an earlier run wrote must not be on its way to the disk during this one.
+                os.sync()
             out.mkdir(parents=True)
         order, answer = self._work / "order.json", self._work / "result.json"
         order.write_text(json.dumps(self._order(task, facts, out)))
         answer.unlink(missing_ok=True)
-        command = _command(task, order, answer, json.loads(order.read_text()))
-        ended = _process(
-            command, self._work / "log.txt", self._limits, one_thread=section.one_thread
-        )
+        if section.forked and task.round:
+            ended = self._forked(task.side, order, answer)
+        else:
+            command = _command(task, order, answer, json.loads(order.read_text()))
+            ended = _process(
+                command, self._work / "log.txt", self._limits, one_thread=section.one_thread
+            )
         if task.side not in KEPT:
             shutil.rmtree(out, ignore_errors=True)
         result: Result = json.loads(answer.read_text()) if answer.is_file() else {}
         if ended.error and "error" not in result:
             result["error"] = ended.error
         return result | {"wall": ended.wall, "memory": ended.memory}
+
+    def _forked(self, side: str, order: Path, answer: Path) -> Ended:
+        """A run in a process that a side's server forks."""
+        log = self._work / f"log-{side}.txt"
+        server = self._servers.get(side)
+        if server is None or not server.alive:
+            environment = {**os.environ, **QUIET, **ONE_THREAD}
+            server = Server(self._modules(side), log, cwd=ROOT, environment=environment)
+            self._servers[side] = server
+        clock = time.perf_counter()
+        watch = _Watch(server.pid, self._limits)
+        try:
+            code = server.run(order, answer)
+            wall = time.perf_counter() - clock
+        finally:
+            watch.end()
+        return Ended(error=watch.stopped or _why(code, log), wall=wall, memory=watch.memory)
 
     def _order(self, task: Task, facts: dict[str, Any], out: Path) -> dict[str, Any]:
         folder = self._work / "models" / task.model
@@ -212,8 +245,7 @@ def _process(
     command: Sequence[str], log: Path, limits: Limits, *, one_thread: bool = True
 ) -> Ended:
     """Runs a command to its end, or to its limits."""
-    threads = {"OMP_NUM_THREADS": "1"} if one_thread else {}
-    quiet = {"HF_HUB_OFFLINE": "1", "TRANSFORMERS_VERBOSITY": "error", "PYTHONWARNINGS": "ignore"}
+    threads = ONE_THREAD if one_thread else {}
     with log.open("w") as stream:
         clock = time.perf_counter()
         process = subprocess.Popen(  # noqa: S603 - this interpreter, our own programs
@@ -222,7 +254,7 @@ def _process(
             stdout=stream,
             stderr=stream,
             cwd=ROOT,
-            env={**os.environ, **quiet, **threads},
+            env={**os.environ, **QUIET, **threads},
             start_new_session=True,
         )
         watch = _Watch(process.pid, limits)

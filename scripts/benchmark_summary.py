@@ -16,7 +16,6 @@ Figures = dict[str, Any]
 MEASURES: dict[str, Callable[[Result], float]] = {
     "cpu": lambda result: float(result["export"]["cpu"]),
     "wall": lambda result: float(result["export"]["wall"]),
-    # Ours includes loading anyway.
     "cpu_with_load": lambda result: float(result["export"]["cpu"]) + _load(result, "cpu"),
     "peak": lambda result: max(float(result["export"]["peak"]), _load(result, "peak")),
 }

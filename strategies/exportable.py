@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch.overrides import TorchFunctionMode
+
+Replacement = Callable[..., Any]
 
 # Where a transformers config keeps the two choices. The public setters cannot put a model
 # back: they refuse to give a submodel the default that it came with.
@@ -15,7 +17,9 @@ CHOICES = ("_attn_implementation_internal", "_experts_implementation_internal")
 
 
 @contextmanager
-def exportable(model: Any, *, plain_attention: bool) -> Iterator[None]:
+def exportable(
+    model: Any, *, plain_attention: bool, replacements: Mapping[Any, Replacement] | None = None
+) -> Iterator[None]:
     """Chooses implementations that consist of operators which every lowering knows.
 
     Grouped expert products have no ONNX counterpart, and what as_strided reads depends on
@@ -27,6 +31,7 @@ def exportable(model: Any, *, plain_attention: bool) -> Iterator[None]:
         model: Is put back as it was.
         plain_attention: Whether to replace fused attention too, which has branches that
             depend on the mask.
+        replacements: Further functions of torch and what is called in their place.
     """
     before = [
         (config, {name: vars(config)[name] for name in CHOICES if name in vars(config)})
@@ -37,7 +42,7 @@ def exportable(model: Any, *, plain_attention: bool) -> Iterator[None]:
             model.set_attn_implementation("eager")
         if any(chosen.get(CHOICES[1]) not in (None, "batched_mm") for _, chosen in before):
             model.set_experts_implementation("batched_mm")
-        with _Lowerable():
+        with _Lowerable({**_REPLACEMENTS, **(replacements or {})}):
             yield
     finally:
         for config, chosen in before:
@@ -47,11 +52,13 @@ def exportable(model: Any, *, plain_attention: bool) -> Iterator[None]:
 class _Lowerable(TorchFunctionMode):
     """Replaces calls that are lowered wrongly, or not at all, by others that give the same."""
 
+    def __init__(self, replacements: Mapping[Any, Replacement]) -> None:
+        super().__init__()
+        self._replacements = replacements
+
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if func in _REPLACEMENTS:
-            return _REPLACEMENTS[func](*args, **kwargs)
-        return func(*args, **kwargs)
+        call = self._replacements.get(func, func)
+        return call(*args, **kwargs) if kwargs else call(*args)
 
 
 def _as_strided(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -89,7 +96,7 @@ def _cumsum(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     return torch.cumsum(tensor.long() if tensor.dtype is torch.bool else tensor, *args, **kwargs)
 
 
-_REPLACEMENTS: dict[Any, Callable[..., torch.Tensor]] = {
+_REPLACEMENTS: dict[Any, Replacement] = {
     torch.as_strided: _as_strided,
     torch.Tensor.as_strided: _as_strided,
     torch.cumsum: _cumsum,

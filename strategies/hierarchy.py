@@ -37,6 +37,8 @@ NAMESPACE = "namespace"
 MODEL_MAP = "autoexport.hierarchy"
 TRACED = "traced"
 PROJECTED = "projected"
+# ONNX's numbers of the attribute types (onnx.proto, AttributeProto.AttributeType).
+_GRAPH, _GRAPHS = 5, 10
 
 
 class ModuleScope(NamedTuple):
@@ -179,9 +181,9 @@ def all_nodes(graph: ir.Graph) -> Iterator[ir.Node]:
 
 def _subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
     for attribute in node.attributes.values():
-        if attribute.type.name == "GRAPH":
+        if attribute.type == _GRAPH:
             yield attribute.as_graph()
-        elif attribute.type.name == "GRAPHS":
+        elif attribute.type == _GRAPHS:
             yield from attribute.as_graphs()
 
 

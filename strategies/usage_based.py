@@ -29,7 +29,7 @@ from strategies.errors import (
     VoidReadError,
 )
 from strategies.exportable import exportable
-from strategies.void import refuse_constant, void_operators, void_parameters
+from strategies.void import GUARDED, refuse_constant, void_operators, void_parameters
 
 
 class UsageBasedStrategy(ExportStrategy):
@@ -44,7 +44,7 @@ class UsageBasedStrategy(ExportStrategy):
         around = _without_values if void else nullcontext
         call = NamedCall(body, tuple(request.inputs), request.constants, around).eval()
         with (
-            exportable(model, plain_attention=True),
+            exportable(model, plain_attention=True, replacements=GUARDED if void else None),
             torchscript_scopes.exact_scopes(call),
             torchscript.without_weights(call, refuse_constant),
             torchscript.without_needless_passes(),

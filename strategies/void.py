@@ -19,7 +19,6 @@ from typing import Any
 
 import torch
 from torch import nn
-from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -36,8 +35,6 @@ _NO_RESERVE = getattr(mmap, "MAP_NORESERVE", 0x4000)
 
 # Answer with values, which a void tensor does not have.
 READS = frozenset({aten.equal.default, aten._local_scalar_dense.default, aten.item.default})  # noqa: SLF001 - the operators' names
-# Read memory without an operator.
-PYTHON_READS = frozenset({torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.__array__})
 INDEXING = frozenset({aten.index, aten.index_put, aten.index_put_, aten._unsafe_index})  # noqa: SLF001 - the operator's name
 
 # Look at an argument's shape and dtype only, and give a tensor with values.
@@ -58,7 +55,11 @@ def weightless(module: nn.Module) -> Iterator[None]:
         VoidReadError: From forward, where it reads a value out of a void tensor.
     """
     # Some implementations have meta kernels that accept less than the real ones.
-    with exportable(module, plain_attention=False), void_parameters(module), void_operators():
+    with (
+        exportable(module, plain_attention=False, replacements=GUARDED),
+        void_parameters(module),
+        void_operators(),
+    ):
         yield
 
 
@@ -78,8 +79,11 @@ def void_parameters(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def void_operators() -> Iterator[None]:
-    """Within it, operators on void tensors give void tensors of the right shape."""
-    with torch.no_grad(), _VoidFunctions(), _VoidOperators():
+    """Within it, operators on void tensors give void tensors of the right shape.
+
+    What reads memory without an operator has to be guarded too, see `GUARDED`.
+    """
+    with torch.no_grad(), _VoidOperators():
         yield
 
 
@@ -106,6 +110,24 @@ def _region() -> torch.UntypedStorage:
     raise StrategyUnavailableError("the system reserves no address space", stage="prepare")
 
 
+def _guarded(function: Any) -> Any:
+    """The same function, refused for void tensors."""
+
+    def guarded(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        if is_void(tensor):
+            raise _read(function.__name__)
+        return function(tensor, *args, **kwargs)
+
+    return guarded
+
+
+# Read memory past the dispatcher; for `exportable`'s replacements.
+GUARDED = {
+    function: _guarded(function)
+    for function in (torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.__array__)
+}
+
+
 def _like(tensor: torch.Tensor) -> torch.Tensor:
     """A void tensor of the same dtype, shape and strides."""
     void = torch.empty(0, dtype=tensor.dtype)
@@ -118,15 +140,6 @@ def _address(tensor: torch.Tensor) -> int:
     return tensor.untyped_storage().data_ptr()
 
 
-class _VoidFunctions(TorchFunctionMode):
-    """Refuses what reads memory past the dispatcher."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in PYTHON_READS and is_void(args[0]):
-            raise _read(func.__name__)
-        return func(*args, **(kwargs or {}))
-
-
 class _VoidOperators(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no types here
     """Answers operators on void tensors by their meta kernels, and runs all others."""
 
@@ -136,7 +149,8 @@ class _VoidOperators(TorchDispatchMode):  # type: ignore[no-untyped-call]  # tor
         # gets the address of one.
         self._written: dict[int, torch.UntypedStorage] = {}
         # Layers are repeated, so most operators have been answered before.
-        self._known: dict[Any, list[Any]] = {}
+        self._known: dict[Any, Any] = {}
+        self._base = _region().data_ptr()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -148,7 +162,9 @@ class _VoidOperators(TorchDispatchMode):  # type: ignore[no-untyped-call]  # tor
             return self._answer(func, args, kwargs)
 
     def _answer(self, func: Any, args: Any, kwargs: Any) -> Any:
-        if not any(self._is_void(item) for item in _leaves((args, kwargs))):
+        leaves: list[Any] = []
+        _gather((args, kwargs), leaves)
+        if not any(self._is_void(item) for item in leaves):
             return func(*args, **kwargs)
         if func in READS:
             raise _read(str(func))
@@ -156,9 +172,11 @@ class _VoidOperators(TorchDispatchMode):  # type: ignore[no-untyped-call]  # tor
             return func(*args, **kwargs)
         if func.overloadpacket in INDEXING:
             args = (args[0], self._positions(args[1]), *args[2:])
+            leaves.clear()
+            _gather((args, kwargs), leaves)
         if func._schema.is_mutable:  # noqa: SLF001 - documented, and has no public name
             return self._on_meta(func, args, kwargs)
-        key = (func, *(_signature(item) for item in _leaves((args, kwargs))))
+        key = (func, *map(_signature, leaves))
         if key not in self._known:
             self._known[key] = self._on_meta(func, args, kwargs)
         # Every call gives tensors of its own.
@@ -168,7 +186,7 @@ class _VoidOperators(TorchDispatchMode):  # type: ignore[no-untyped-call]  # tor
         if not isinstance(item, torch.Tensor) or item.layout is not torch.strided:
             return False
         address = _address(item)
-        return address == _region().data_ptr() or address in self._written
+        return address == self._base or address in self._written
 
     def _positions(self, indices: Any) -> list[torch.Tensor | None]:
         """Real masks as the positions they select, since the result's shape depends on them."""
@@ -223,17 +241,19 @@ class _VoidOperators(TorchDispatchMode):  # type: ignore[no-untyped-call]  # tor
         return original
 
 
-def _leaves(item: Any) -> Iterator[Any]:
-    """What stands in nested arguments; an operator's are tuples, lists and dicts only."""
+def _gather(item: Any, found: list[Any]) -> None:
+    """Appends what stands in nested arguments; an operator's are tuples, lists and dicts only."""
     if isinstance(item, (tuple, list)):
         for part in item:
-            yield from _leaves(part)
+            _gather(part, found)
         # Keeps arguments apart that hold the same in lists of other lengths.
-        yield len(item)
+        found.append(len(item))
     elif isinstance(item, dict):
-        yield from _leaves([part for pair in item.items() for part in pair])
+        for name, part in item.items():
+            found.append(name)
+            _gather(part, found)
     else:
-        yield item
+        found.append(item)
 
 
 def _signature(item: Any) -> Any:
