@@ -10,6 +10,7 @@ from strategies.errors import (
     AttemptTimeoutError,
     CaptureError,
     ExportError,
+    InvalidRequestError,
     LoweringError,
     StrategyError,
     StrategyUnavailableError,
@@ -37,10 +38,6 @@ __all__ = [
     "VerificationError",
     "VoidReadError",
 ]
-
-
-class InvalidRequestError(ExportError, ValueError):
-    """What was asked for cannot be: contradictory options, inputs that do not fit."""
 
 
 class ModelLoadError(ExportError):

@@ -297,10 +297,10 @@ def _build(
     """The module with its weights, and what transformers reports of the loading."""
     if mapped is None:
         return cls.from_pretrained(folder, **options)  # type: ignore[no-any-return]  # theirs
-    from selector.watching import Watch  # noqa: PLC0415 - `_mapped_weights` knows that it is there
+    from selector.watching import Watch, WatchReads  # noqa: PLC0415 - `_mapped_weights` knows that it is there
 
     state, weights = mapped
-    with Watch(weights):
+    with Watch(weights), WatchReads(weights):
         module, info = cls.from_pretrained(None, state_dict=dict(state), **options)
     module.name_or_path = module.config.name_or_path = str(folder)
     return module, info

@@ -42,7 +42,15 @@ class Target:
     @property
     def staging_parent(self) -> Path:
         """An existing folder on the same file system."""
-        return self.path.parent.parent if self.is_folder else self.path.parent
+        folder = self.path.parent
+        if not self.is_folder or _is_mounted(folder):
+            return folder
+        return folder.parent
+
+
+def _is_mounted(folder: Path) -> bool:
+    """Whether a folder, or what it is a link to, lies on another file system than its parent."""
+    return folder.is_dir() and folder.stat().st_dev != folder.parent.stat().st_dev
 
 
 def plan_target(output: str | os.PathLike[str] | None, stem: str) -> Target:

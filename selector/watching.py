@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch.overrides import TorchFunctionMode
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from selector.weights import WeightStore
+from strategies.void import MEMORY_READS
 
 
 class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's is untyped
@@ -34,6 +36,24 @@ class Watch(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch's is u
             self._store.forget(_written(func, args, kwargs))
         with self._store.filled_for(_tensors((args, kwargs))):
             return func(*args, **kwargs)
+
+
+class WatchReads(TorchFunctionMode):
+    """Within it, functions that read memory without an operator find values there too.
+
+    Args:
+        store: Whose tensors are waited for.
+    """
+
+    def __init__(self, store: WeightStore) -> None:
+        super().__init__()
+        self._store = store
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func in MEMORY_READS:
+            self._store.fill(_tensors((args, kwargs)))
+        return func(*args, **kwargs)
 
 
 def _tensors(tree: Any) -> list[torch.Tensor]:

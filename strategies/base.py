@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
-from strategies.errors import CaptureError, StrategyError
+from strategies.errors import CaptureError, InvalidRequestError, StrategyError
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -132,7 +132,8 @@ class ExportStrategy(ABC):
         """Captures, lowers, tags, and writes `model.onnx` into the request's folder.
 
         Raises:
-            StrategyError: With strategy and stage filled in; anything else is a bug.
+            StrategyError: With strategy and stage filled in.
+            InvalidRequestError: The place for the file cannot be written, or holds no more.
         """
         from strategies import finishing, saving  # noqa: PLC0415 - import onnx; --help must not
 
@@ -149,8 +150,9 @@ class ExportStrategy(ABC):
         except StrategyError as error:
             raise error.located(self.name) from error.__cause__
         except OSError as error:
-            reason = f"cannot write into {request.directory}: {error.strerror}"
-            raise StrategyError(reason, strategy=self.name, stage="save") from error
+            # No other strategy's file would fit either.
+            msg = f"cannot write the file: {error.strerror}; choose another place for it"
+            raise InvalidRequestError(msg) from error
         return ExportArtifact(
             path=saved.path,
             candidate=request.candidate,

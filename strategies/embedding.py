@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 import onnx_ir as ir
 
-from strategies.errors import ExportError
+from strategies.errors import InvalidRequestError
 from strategies.streaming import chunks
 
 # Where protobuf's parsers give up.
@@ -24,7 +24,7 @@ def write_embedded(path: Path, model: ir.Model, weights: Sequence[ir.Value]) -> 
     weights follow the rest of the graph, each written by hand from its pieces.
 
     Raises:
-        ExportError: The file would be too large to be read again.
+        InvalidRequestError: The file would be too large to be read again.
         OSError: The file system refuses.
     """
     sources = {value.name: tensor for value in weights if (tensor := value.const_value) is not None}
@@ -83,7 +83,7 @@ def _split(
 def _check_size(size: int) -> None:
     if size > LARGEST_FILE:
         # No other candidate would make it smaller.
-        raise ExportError(
+        raise InvalidRequestError(
             f"with its weights inside, the file would have {size / 1e9:.1f} GB, and an ONNX file "
             "ends at 2 GB; weights='copy' (--weights copy) puts them beside it"
         )

@@ -21,6 +21,10 @@ class ExportError(Exception):
         return _rebuild, (type(self), self.args, dict(self.__dict__), _portable(self.__cause__))
 
 
+class InvalidRequestError(ExportError, ValueError):
+    """What was asked for cannot be: contradictory options, inputs that do not fit, a full disk."""
+
+
 class StrategyError(ExportError):
     """One candidate did not produce a usable file; the chain goes on with the next.
 

@@ -30,7 +30,12 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 
-from strategies.errors import AttemptCrashedError, AttemptTimeoutError, ExportError
+from strategies.errors import (
+    AttemptCrashedError,
+    AttemptTimeoutError,
+    ExportError,
+    InvalidRequestError,
+)
 
 Value = TypeVar("Value")
 # How long a session gets, after its attempt's limit, to report what became of it.
@@ -201,9 +206,17 @@ class Session:
         shutil.rmtree(self.staging, ignore_errors=True)
 
     def folder(self, name: str) -> Path:
-        """A new private folder within `staging`."""
-        self.staging.mkdir(exist_ok=True)
-        return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.staging))
+        """A new private folder within `staging`.
+
+        Raises:
+            InvalidRequestError: The system refuses.
+        """
+        try:
+            self.staging.mkdir(exist_ok=True)
+            return Path(tempfile.mkdtemp(prefix=f"{name}-", dir=self.staging))
+        except OSError as error:
+            msg = f"cannot write in {self.staging.parent}: {error.strerror}; choose another place"
+            raise InvalidRequestError(msg) from error
 
     def load(
         self,

@@ -19,13 +19,11 @@ _SHARD = re.compile(r"-\d{5}-of-\d{5}(?=\.safetensors$)")
 def names_beside(files: Iterable[Path], stem: str) -> dict[Path, str]:
     """What a checkpoint's files are called beside a model: after its stem, shards numbered."""
     listed = list(dict.fromkeys(files))
-    names = {}
-    for number, file in enumerate(listed, 1):
-        shard = _SHARD.search(file.name)
-        given = shard.group() if shard else ""
-        counted = "" if len(listed) == 1 else f"-{number:05d}-of-{len(listed):05d}"
-        names[file] = f"{stem}{given or counted}.safetensors"
-    return names
+    shards = [match.group() if (match := _SHARD.search(file.name)) else "" for file in listed]
+    if len(set(shards)) < len(listed):
+        # Shards of several checkpoints, or files that say no number.
+        shards = [f"-{number:05d}-of-{len(listed):05d}" for number in range(1, len(listed) + 1)]
+    return {file: f"{stem}{shard}.safetensors" for file, shard in zip(listed, shards, strict=True)}
 
 
 def place(source: Path, target: Path, how: str) -> str | None:

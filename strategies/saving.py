@@ -103,7 +103,7 @@ def save(model: ir.Model, request: ExportRequest) -> Saved:
     """Writes the file, and its weights into it or beside it as the request says.
 
     Raises:
-        ExportError: All weights are to be in one file, and they are too large for that.
+        InvalidRequestError: All weights are to be in one file, and they are too large for that.
         OSError: The file system refuses.
     """
     path = request.directory / MODEL_FILE

@@ -12,7 +12,7 @@ from __future__ import annotations
 import functools
 import mmap
 import traceback
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -44,6 +44,8 @@ CREATION = frozenset(
     for name in ("empty", "zeros", "ones", "full")
 )
 
+_HINT = "a candidate with real weights can follow it"
+
 
 @contextmanager
 def weightless(module: nn.Module) -> Iterator[None]:
@@ -65,16 +67,31 @@ def weightless(module: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def void_parameters(module: nn.Module) -> Iterator[None]:
-    """Within it, the module's parameters are void; only `void_operators` can compute with them."""
+    """Within it, the module's parameters are void; only `void_operators` can compute with them.
+
+    Raises:
+        VoidReadError: On leaving, where forward gave a parameter other data unseen.
+        StrategyUnavailableError: A parameter is of a kind that cannot be void.
+    """
     parameters = list({id(item): item for item in module.parameters()}.values())
     values = [parameter.data for parameter in parameters]
+    _WRITTEN.clear()
     try:
         for parameter in parameters:
-            parameter.data = _like(parameter.data)
+            parameter.data = _void(parameter.data)
         yield
+        if any(_address(parameter) != _region(_WEIGHTS).data_ptr() for parameter in parameters):
+            raise VoidReadError("forward replaces its weights by others", hint=_HINT)
     finally:
         for parameter, value in zip(parameters, values, strict=True):
             parameter.data = value
+
+
+def _void(tensor: torch.Tensor) -> torch.Tensor:
+    if tensor.layout is not torch.strided or tensor.device.type != "cpu":
+        kind = f"{tensor.layout} on {tensor.device}"
+        raise StrategyUnavailableError(f"weights of the kind {kind} cannot be void")
+    return _like(tensor, _WEIGHTS)
 
 
 @contextmanager
@@ -93,13 +110,28 @@ def refuse_constant(tensor: torch.Tensor) -> None:
         raise _read("a constant computed from them")
 
 
-def is_void(tensor: torch.Tensor) -> bool:
-    """Whether a tensor is one of those without values."""
-    return tensor.layout is torch.strided and _address(tensor) == _region().data_ptr()
+def is_void(tensor: object) -> bool:
+    """Whether it is a tensor without values, or one that such a tensor was written into."""
+    if not isinstance(tensor, torch.Tensor) or tensor.layout is not torch.strided:
+        return False
+    address = _address(tensor)
+    return address in _bases() or address in _WRITTEN
+
+
+# Real tensors that something void was written into, by address; kept, so that no new tensor
+# gets the address of one, until the next module's parameters become void.
+_WRITTEN: dict[int, torch.UntypedStorage] = {}
+# Weights and what is computed from them lie apart, so that writing into a weight is seen.
+_WEIGHTS, _RESULTS = "weights", "results"
 
 
 @functools.cache
-def _region() -> torch.UntypedStorage:
+def _bases() -> frozenset[int]:
+    return frozenset(_region(name).data_ptr() for name in (_WEIGHTS, _RESULTS))
+
+
+@functools.cache
+def _region(name: str) -> torch.UntypedStorage:
     for size in REGION_BYTES:
         try:
             flags = mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | _NO_RESERVE
@@ -107,31 +139,41 @@ def _region() -> torch.UntypedStorage:
         except (OSError, ValueError, OverflowError):
             continue
         return torch.frombuffer(memory, dtype=torch.uint8).untyped_storage()
-    raise StrategyUnavailableError("the system reserves no address space", stage="prepare")
+    raise StrategyUnavailableError(f"the system reserves no room for {name}", stage="prepare")
 
 
 def _guarded(function: Any) -> Any:
-    """The same function, refused for void tensors."""
+    """The same function, refused where an argument is void or, in a list, holds what is."""
 
-    def guarded(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        if is_void(tensor):
+    def guarded(first: Any, *args: Any, **kwargs: Any) -> Any:
+        direct = function in _READ_SELF and is_void(first)
+        listed = [
+            item for item in (first, *args, *kwargs.values()) if isinstance(item, list | tuple)
+        ]
+        leaves: list[Any] = []
+        _gather(listed, leaves)
+        if direct or any(is_void(item) for item in leaves):
             raise _read(function.__name__)
-        return function(tensor, *args, **kwargs)
+        return function(first, *args, **kwargs)
 
     return guarded
 
 
-# Read memory past the dispatcher; for `exportable`'s replacements.
-GUARDED = {
-    function: _guarded(function)
-    for function in (torch.Tensor.tolist, torch.Tensor.numpy, torch.Tensor.__array__)
-}
+# Read memory past the dispatcher, of the tensor itself or of tensors in a list.
+_READ_SELF = frozenset(
+    getattr(torch.Tensor, name)
+    for name in ("tolist", "numpy", "__array__", "__float__", "__int__", "__index__", "__complex__")
+)
+_READ_LISTED = frozenset({torch.tensor, torch.as_tensor, torch.asarray, torch.Tensor.new_tensor})
+MEMORY_READS = _READ_SELF | _READ_LISTED
+# For `exportable`'s replacements.
+GUARDED = {function: _guarded(function) for function in MEMORY_READS}
 
 
-def _like(tensor: torch.Tensor) -> torch.Tensor:
+def _like(tensor: torch.Tensor, region: str = _RESULTS) -> torch.Tensor:
     """A void tensor of the same dtype, shape and strides."""
     void = torch.empty(0, dtype=tensor.dtype)
-    return void.set_(_region(), 0, tensor.size(), tensor.stride())
+    return void.set_(_region(region), 0, tensor.size(), tensor.stride())
 
 
 def _address(tensor: torch.Tensor) -> int:
@@ -145,12 +187,8 @@ class _VoidOperators(TorchDispatchMode):  # type: ignore[no-untyped-call]  # tor
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch has no types here
-        # Real tensors that something void was written into; kept, so that no new tensor
-        # gets the address of one.
-        self._written: dict[int, torch.UntypedStorage] = {}
         # Layers are repeated, so most operators have been answered before.
         self._known: dict[Any, Any] = {}
-        self._base = _region().data_ptr()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -164,17 +202,21 @@ class _VoidOperators(TorchDispatchMode):  # type: ignore[no-untyped-call]  # tor
     def _answer(self, func: Any, args: Any, kwargs: Any) -> Any:
         leaves: list[Any] = []
         _gather((args, kwargs), leaves)
-        if not any(self._is_void(item) for item in leaves):
+        if not any(map(is_void, leaves)):
             return func(*args, **kwargs)
         if func in READS:
             raise _read(str(func))
-        if func.is_view or func.overloadpacket in CREATION:
+        if torch.is_inference_mode_enabled():
+            # There, operators arrive before it is known what of them are views.
+            raise _read("inference mode")
+        if func.is_view or torch.Tag.inplace_view in func.tags or func.overloadpacket in CREATION:
             return func(*args, **kwargs)
         if func.overloadpacket in INDEXING:
             args = (args[0], self._positions(args[1]), *args[2:])
             leaves.clear()
             _gather((args, kwargs), leaves)
         if func._schema.is_mutable:  # noqa: SLF001 - documented, and has no public name
+            _note_written(func, args, kwargs)
             return self._on_meta(func, args, kwargs)
         key = (func, *map(_signature, leaves))
         if key not in self._known:
@@ -182,19 +224,13 @@ class _VoidOperators(TorchDispatchMode):  # type: ignore[no-untyped-call]  # tor
         # Every call gives tensors of its own.
         return pytree.tree_map_only(torch.Tensor, _like, self._known[key])
 
-    def _is_void(self, item: object) -> bool:
-        if not isinstance(item, torch.Tensor) or item.layout is not torch.strided:
-            return False
-        address = _address(item)
-        return address == self._base or address in self._written
-
     def _positions(self, indices: Any) -> list[torch.Tensor | None]:
         """Real masks as the positions they select, since the result's shape depends on them."""
         found: list[torch.Tensor | None] = []
         for index in indices:
             if index is None or index.dtype not in (torch.bool, torch.uint8):
                 found.append(index)
-            elif self._is_void(index):
+            elif is_void(index):
                 raise _read("a mask that selects elements")
             else:
                 found.extend(index.nonzero(as_tuple=True))
@@ -228,17 +264,33 @@ class _VoidOperators(TorchDispatchMode):  # type: ignore[no-untyped-call]  # tor
             if not isinstance(item, torch.Tensor) or item.device.type != "meta":
                 return item
             original = originals.get(id(item))
-            return _like(item) if original is None else self._overwritten(original, item)
+            return _like(item) if original is None else _overwritten(original, item)
 
         return pytree.tree_map(from_meta, outcome)
 
-    def _overwritten(self, original: torch.Tensor, meta: torch.Tensor) -> torch.Tensor:
-        """The tensor that an operator wrote into, and returned."""
-        if original.size() != meta.size():
-            raise _read("an operator that resizes its argument")
-        if not self._is_void(original):
-            self._written[_address(original)] = original.untyped_storage()
-        return original
+
+def _note_written(func: Any, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> None:
+    """Marks what an operator writes to as void; writing to a weight is refused."""
+    arguments = func._schema.arguments  # noqa: SLF001 - documented, and has no public name
+    named = {**dict(zip((item.name for item in arguments), args, strict=False)), **kwargs}
+    leaves: list[Any] = []
+    written = [item.name for item in arguments if item.alias_info and item.alias_info.is_write]
+    _gather([named.get(name) for name in written], leaves)
+    for tensor in leaves:
+        if not isinstance(tensor, torch.Tensor):
+            continue
+        if _address(tensor) == _region(_WEIGHTS).data_ptr():
+            # A trace shows no write to what lies behind `.data`.
+            raise VoidReadError(f"forward writes into its weights ({func})", hint=_HINT)
+        if not is_void(tensor):
+            _WRITTEN[_address(tensor)] = tensor.untyped_storage()
+
+
+def _overwritten(original: torch.Tensor, meta: torch.Tensor) -> torch.Tensor:
+    """The tensor that an operator wrote into, and returned."""
+    if original.size() != meta.size():
+        raise _read("an operator that resizes its argument")
+    return original
 
 
 def _gather(item: Any, found: list[Any]) -> None:
@@ -272,5 +324,5 @@ def _read(what: str) -> VoidReadError:
     where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
     return VoidReadError(
         f"forward needs a value that depends on the weights ({what}){where}",
-        hint="a candidate with real weights can follow it",
+        hint=_HINT,
     )

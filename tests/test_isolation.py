@@ -20,6 +20,7 @@ from strategies.errors import (
     AttemptOutOfMemoryError,
     AttemptTimeoutError,
     CaptureError,
+    InvalidRequestError,
 )
 from strategies.isolation import Limits, Session
 
@@ -253,3 +254,11 @@ def _wait_until_gone(pid: int) -> None:
             return
         time.sleep(0.05)
     assert not psutil.pid_exists(pid)
+
+
+def test_a_folder_that_the_system_refuses_is_said_to_be_so() -> None:
+    with (
+        Session(Path("/proc")) as session,
+        pytest.raises(InvalidRequestError, match="cannot write in /proc"),
+    ):
+        session.folder("out")

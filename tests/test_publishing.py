@@ -196,3 +196,12 @@ def test_data_of_other_models_in_the_folder_is_left_alone(tmp_path: Path) -> Non
     assert weight_of(target.path) == 2
     assert weight_of(tmp_path / "model-v2.onnx") == 5
     assert weight_of(tmp_path / "model-0123abcd.onnx") == 5
+
+
+def test_a_folder_on_another_file_system_is_staged_in(tmp_path: Path) -> None:
+    inside = Path("/dev/shm")  # noqa: S108 - a file system that Linux always mounts
+    assert plan_target(inside, "model").staging_parent == inside
+    link = tmp_path / "link"
+    link.symlink_to(inside)
+    assert plan_target(link, "model").staging_parent == link
+    assert plan_target(tmp_path / "new", "model").staging_parent == tmp_path

@@ -24,7 +24,7 @@ from selector import source
 from selector.steps import Subject
 from strategies import hierarchy, placing, registry, saving
 from strategies.base import REAL, VOID, Candidate, ExportArtifact
-from strategies.errors import ExportError
+from strategies.errors import InvalidRequestError
 from tests.exporting import largest_error, request_for
 
 INPUTS = {"input_ids": torch.randint(1, 90, (2, 7), generator=torch.Generator().manual_seed(0))}
@@ -259,7 +259,7 @@ def test_what_is_too_large_for_one_file_is_refused(tmp_path: Path) -> None:
     model = graph_of({"w": sparse(tmp_path / "w.safetensors", 1 << 31)})
     out = tmp_path / "out"
     out.mkdir()
-    with pytest.raises(ExportError, match=r"2\.1 GB.*--weights copy"):
+    with pytest.raises(InvalidRequestError, match=r"2\.1 GB.*--weights copy"):
         saving.save(model, plain_request(out, "embed"))
     assert list(out.iterdir()) == []
 
@@ -315,6 +315,11 @@ def test_names_beside_a_model() -> None:
     assert placing.names_beside(shards, "m") == {
         shards[0]: "m-00001-of-00003.safetensors",
         shards[1]: "m-00003-of-00003.safetensors",
+    }
+    twice = [Path(f"/{folder}/model-00001-of-00001.safetensors") for folder in "ab"]
+    assert placing.names_beside(twice, "m") == {
+        twice[0]: "m-00001-of-00002.safetensors",
+        twice[1]: "m-00002-of-00002.safetensors",
     }
 
 

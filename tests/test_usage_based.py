@@ -16,7 +16,12 @@ from scripts.plain_modules import Branch
 from scripts.zoo import tiny_model
 from strategies import internals
 from strategies.base import Candidate, ExportRequest
-from strategies.errors import CaptureError, LoweringError, StrategyUnavailableError
+from strategies.errors import (
+    CaptureError,
+    InvalidRequestError,
+    LoweringError,
+    StrategyUnavailableError,
+)
 from strategies.usage_based import UsageBasedStrategy
 from tests.exporting import largest_error, request_for
 
@@ -149,6 +154,13 @@ def test_names_do_not_collide(tmp_path: Path) -> None:
     onnx.checker.check_model(path)
     assert [value.name for value in onnx.load(path).graph.output] == ["output", "same", "constant"]
     assert largest_error(path, model, {"x": torch.randn(2, 3)}) < 1e-6
+
+
+def test_a_place_that_cannot_be_written_is_no_failure_of_the_strategy(tmp_path: Path) -> None:
+    model = nn.ReLU()
+    request = request_for(model, {"input": torch.ones(2)}, DYNAMIC, tmp_path / "gone")
+    with pytest.raises(InvalidRequestError, match="cannot write the file: No such file"):
+        UsageBasedStrategy()(request)
 
 
 # What of torch's inside this strategy rests on; when one of these fails, torch has changed,

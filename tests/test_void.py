@@ -17,7 +17,7 @@ from scripts.zoo import tiny_model
 from strategies import torchscript
 from strategies.base import VOID, Candidate
 from strategies.calling import flatten_outputs
-from strategies.errors import CaptureError, VoidReadError
+from strategies.errors import CaptureError, StrategyUnavailableError, VoidReadError
 from strategies.hierarchy import ATTRIBUTION, CALL, MODULE
 from strategies.usage_based import UsageBasedStrategy
 from strategies.void import is_void, refuse_constant, void_operators, void_parameters, weightless
@@ -79,6 +79,16 @@ class Layer(nn.Module):
         return self.call(self.weight, x)
 
 
+def _foreach(weight: Tensor, x: Tensor) -> Tensor:
+    torch._foreach_add_([x], [weight])
+    return x
+
+
+@torch.inference_mode()
+def _inferred(weight: Tensor, x: Tensor) -> Tensor:
+    return x if weight.t().contiguous().abs().max() > 0 else -x
+
+
 READING: dict[str, Callable[[Tensor, Tensor], object]] = {
     "item": lambda w, _: w[0, 0].item(),
     "branch": lambda w, x: x if w.sum() > 1 else -x,
@@ -89,6 +99,16 @@ READING: dict[str, Callable[[Tensor, Tensor], object]] = {
     "nonzero": lambda w, _: w.nonzero(),
     "unique": lambda w, _: torch.unique(w),
     "what was written": lambda w, x: x.clone().copy_(w)[0, 0].item(),
+    "a list of what was written": lambda w, x: x.clone().copy_(w).tolist(),
+    "what a list was written into": lambda w, x: _foreach(w, x.clone()).tolist(),
+    "a tensor of scalars": lambda w, _: torch.tensor([w[0, 0], 1.0]),
+    "a nested tensor of scalars": lambda w, _: torch.as_tensor([[w[0, 0]], [w[0, 1]]]),
+    "a new tensor of scalars": lambda w, x: x.new_tensor([w[0, 0]]),
+    "a float": lambda w, _: float(w[0, 0]),
+    "inference mode": _inferred,
+    "writing into it": lambda w, x: w.clamp_(0) + x,
+    "writing behind the tracer's back": lambda w, x: w.data.mul_(2) + x,
+    "renormalising": lambda w, _: nn.functional.embedding(torch.tensor([1]), w, max_norm=0.5),
 }
 
 
@@ -96,6 +116,35 @@ READING: dict[str, Callable[[Tensor, Tensor], object]] = {
 def test_reading_a_value_out_of_a_weight_is_refused(kind: str) -> None:
     with weightless(model := Layer(READING[kind])), pytest.raises(VoidReadError, match="weights"):
         model(torch.ones(2, 3))
+
+
+def replace_weight(layer: nn.Linear) -> None:
+    with weightless(layer):
+        layer.weight.data = layer.weight.data * 2
+        layer(torch.ones(1, 2))
+
+
+def test_other_data_for_a_weight_is_refused() -> None:
+    layer = nn.Linear(2, 2)
+    before = layer.weight.clone()
+    with pytest.raises(VoidReadError, match="replaces"):
+        replace_weight(layer)
+    assert torch.equal(layer.weight, before)
+
+
+def test_a_sparse_weight_is_unavailable() -> None:
+    layer = nn.Linear(2, 2)
+    layer.weight = nn.Parameter(torch.eye(2).to_sparse())
+    with pytest.raises(StrategyUnavailableError, match="sparse"), weightless(layer):
+        pass
+
+
+@pytest.mark.parametrize("kind", [nn.GRU, nn.RNN, nn.LSTM])
+def test_recurrent_layers_run(kind: Callable[..., nn.Module]) -> None:
+    layer = kind(3, 4, batch_first=True).eval()
+    with weightless(layer):
+        outputs, _ = layer(torch.ones(2, 5, 3))
+    assert outputs.shape == (2, 5, 4)
 
 
 def test_the_error_says_where() -> None:

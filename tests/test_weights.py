@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import psutil
 import pytest
 import torch
@@ -19,7 +20,7 @@ from torch import nn
 from scripts.sparse_checkpoint import write_sparse_checkpoint
 from scripts.zoo import tiny_config, tiny_model
 from selector import source
-from selector.watching import Watch
+from selector.watching import Watch, WatchReads
 from selector.weights import map_checkpoint
 from strategies.stored import StoredTensor
 
@@ -312,6 +313,20 @@ def test_operators_find_values_while_watched_and_leave_nothing_behind(tmp_path: 
     store.fill()
     assert torch.equal(found["a"], state["a"].float())
     assert store.locate(found["b"]) is None
+
+
+def test_reads_past_the_operators_find_values_while_watched(tmp_path: Path) -> None:
+    state = {name: torch.randn(64).bfloat16() for name in ("listed", "array", "gathered", "number")}
+    save_file(state, tmp_path / "model.safetensors")
+    mapped = map_checkpoint(tmp_path, "model.safetensors")
+    assert mapped is not None
+    found, store = mapped
+    with Watch(store), WatchReads(store):
+        assert found["listed"].tolist() == state["listed"].tolist()
+        assert np.array_equal(found["array"].numpy(), state["array"].float().numpy())
+        gathered = torch.tensor([found["gathered"][0], found["gathered"][1]])
+        assert float(found["number"][3]) == float(state["number"][3])
+    assert torch.equal(gathered, state["gathered"][:2].float())
 
 
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
