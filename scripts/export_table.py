@@ -1,6 +1,6 @@
 """Exports every model of `scripts/zoo.py` with `auto_export` and writes the table of results.
 
-    python scripts/export_table.py --out docs
+    python -m scripts.export_table --out docs
 
 Writes `models.json` and `models.md`. Models are tiny and their weights random, so the
 seconds tell what a small model costs in a warm process, and nothing about large ones.

@@ -5,7 +5,7 @@ asked for by name and isolated, with a dynamic batch axis; beside them
 `torch.onnx.export(dynamo=True)` in the same warm process. Weights are random where no
 checkpoint is at hand; they change neither graph nor time.
 
-    python scripts/iteration_16.py --out docs
+    python -m scripts.iteration_16 --out docs
 """
 
 from __future__ import annotations

@@ -290,8 +290,8 @@ def timings_text(timings: Mapping[str, float]) -> str:
 def _verification_facts(report: VerificationReport) -> dict[str, str]:
     if report.level == "off":
         return {"verified": "no, as asked"}
-    errors = [item.max_abs_error for item in report.outputs if item.max_abs_error is not None]
-    largest = f"largest error {max(errors):.2g}" if errors else "no number compared"
+    errors = [item.max_rel_error for item in report.outputs if item.max_rel_error is not None]
+    largest = f"largest relative error {max(errors):.1e}" if errors else "no number compared"
     outputs = _plural(len(report.outputs), "output")
     cases = _plural(len(report.cases), "set")
     subject = "lightly: a shallow copy's " if report.level == "light" else ""

@@ -233,7 +233,7 @@ def test_a_ranking_names_candidates_whole_on_a_narrow_terminal(tmp_path: Path) -
 def test_verification_shows_errors_and_axes() -> None:
     shown = text_of(report.render_verification(REPORT))
     assert "verdict       right" in shown
-    assert "largest error 2e-06" in shown
+    assert "largest relative error 1.0e-06" in shown
     assert "ids, mask: 0 batch_size, 1 length" in shown
     assert "unverifiable  noise" in shown
     assert "fixed axes    height" in shown
