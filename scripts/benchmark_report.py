@@ -25,7 +25,9 @@ def markdown(summary: Figures) -> str:
     if summary["command"]:
         parts += ["## The command line, cold", "", *_command(summary["command"])]
     if summary["tiny"]["models"]:
-        parts += ["## Tiny models", "", *_compared(summary["tiny"], summary["models"])]
+        forked = "A run's process is forked from one that has imported what its side imports."
+        parts += ["## Tiny models", "", forked, ""]
+        parts += _compared(summary["tiny"], summary["models"])
     return "\n".join(parts).rstrip() + "\n"
 
 
@@ -65,7 +67,10 @@ def _head(environment: Figures) -> Iterator[str]:
 
 def _compared(section: Figures, facts: Figures) -> Iterator[str]:
     sides = section["sides"]
-    yield "CPU seconds (peak MB), and how many times ours that is; one thread each."
+    counts = {item["rounds"] for found in section["models"].values() for item in found.values()}
+    pairs = "-".join(dict.fromkeys(map(str, (min(counts - {0}), max(counts)))))
+    yield "CPU seconds (peak MB), and how many times ours that is; one thread each;"
+    yield f"medians of {pairs} pairs."
     yield ""
     rows = [_row(_sized(model, facts), found, sides) for model, found in section["models"].items()]
     yield from table(["model", *(plan.TITLES[side] for side in sides)], rows)

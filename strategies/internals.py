@@ -35,14 +35,17 @@ RECORDING = (
     "torch.onnx._internal.exporter._tensors:SymbolicTensor",
 )
 
-# Nothing public names the module scopes of a trace, keeps weights out of the lowering, or
-# pauses the tracer while an operator is answered by its shape.
-TRACING = (
+# Nothing public pauses the tracer while an operator is answered by its shape.
+WEIGHTLESS = (
     "torch:_C._dispatch_tls_is_dispatch_key_excluded",
     "torch:_C._dispatch_tls_set_dispatch_key_excluded",
     "torch:_C._get_tracing_state",
-    "torch:_C._jit_onnx_create_full_scope_name",
     "torch:_C._set_tracing_state",
+)
+
+# Nothing public names the module scopes of a trace, or keeps weights out of its lowering.
+TRACING = (
+    "torch:_C._jit_onnx_create_full_scope_name",
     "torch.jit._trace:_trace_module_map",
     "torch.onnx._internal.torchscript_exporter.utils:_apply_friendly_debug_names",
     "torch.onnx._internal.torchscript_exporter.utils:_get_named_param_dict",

@@ -6,14 +6,13 @@ without handing over its weights, or to pause the tracer while it records an ope
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
-import torch.jit._trace
 from torch import nn
-from torch.onnx._internal.torchscript_exporter import utils as exporter_utils
 
 _TRACER = "Tracer"
 # ruff: noqa: SLF001 - private functions are the point of this file
@@ -32,9 +31,10 @@ def module_names(names: Mapping[nn.Module, str]) -> Iterator[None]:
     Args:
         names: From `scope_name`; the tracer calls `get` once for every call of a module.
     """
+    tracer: Any = importlib.import_module("torch.jit._trace")
 
     def set_up(*_: Any) -> set[str]:
-        torch.jit._trace._trace_module_map = names  # type: ignore[assignment]  # has no type
+        tracer._trace_module_map = names
         return set()
 
     with _replaced("_setup_trace_module_map", set_up):
@@ -52,13 +52,13 @@ def without_weights(call: nn.Module, check: Callable[[torch.Tensor], None]) -> I
         check: Is called with every tensor that the trace holds as a constant.
     """
     buffers = {name for name, _ in call.named_buffers()}
-    original = exporter_utils._get_named_param_dict
+    original = _exporter()._get_named_param_dict
 
     def named(graph: Any, params: Sequence[torch.Tensor]) -> dict[str, torch.Tensor]:
         for node in graph.findAllNodes("prim::Constant"):
             if node.hasAttribute("value") and node.kindOf("value") == "t":
                 check(node.t("value"))
-        found: dict[str, torch.Tensor] = original(graph, params)  # type: ignore[no-untyped-call]  # torch has no types here
+        found: dict[str, torch.Tensor] = original(graph, params)
         return {name: tensor for name, tensor in found.items() if name in buffers}
 
     with _replaced("_get_named_param_dict", named):
@@ -72,11 +72,12 @@ def without_needless_passes() -> Iterator[None]:
     One gives values names for debugging; the other splits constants that are lists of
     tensors, of which a trace has hardly ever one.
     """
-    split = exporter_utils._split_tensor_list_constants
+    exporter = _exporter()
+    split = exporter._split_tensor_list_constants
 
     def split_if_any(graph: Any, block: Any) -> None:
         constants = graph.findAllNodes("prim::Constant")
-        if any(exporter_utils._is_constant_tensor_list(node) for node in constants):
+        if any(exporter._is_constant_tensor_list(node) for node in constants):
             split(graph, block)
 
     with (
@@ -88,12 +89,18 @@ def without_needless_passes() -> Iterator[None]:
 
 @contextmanager
 def _replaced(name: str, function: Callable[..., Any]) -> Iterator[None]:
-    original = getattr(exporter_utils, name)
-    setattr(exporter_utils, name, function)
+    exporter = _exporter()
+    original = getattr(exporter, name)
+    setattr(exporter, name, function)
     try:
         yield
     finally:
-        setattr(exporter_utils, name, original)
+        setattr(exporter, name, original)
+
+
+def _exporter() -> Any:
+    """Imported when it is used: without it, captures that need no TorchScript still work."""
+    return importlib.import_module("torch.onnx._internal.torchscript_exporter.utils")
 
 
 def is_tracing() -> bool:

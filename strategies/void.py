@@ -22,7 +22,7 @@ from torch import nn
 from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from strategies import torchscript
+from strategies import internals, torchscript
 from strategies.errors import StrategyUnavailableError, VoidReadError
 from strategies.exportable import exportable
 
@@ -71,8 +71,10 @@ def void_parameters(module: nn.Module) -> Iterator[None]:
 
     Raises:
         VoidReadError: On leaving, where forward gave a parameter other data unseen.
-        StrategyUnavailableError: A parameter is of a kind that cannot be void.
+        StrategyUnavailableError: A parameter is of a kind that cannot be void, or torch lacks a
+            part that this needs.
     """
+    internals.require_supported_torch(internals.WEIGHTLESS)
     parameters = list({id(item): item for item in module.parameters()}.values())
     values = [parameter.data for parameter in parameters]
     _WRITTEN.clear()

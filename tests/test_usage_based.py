@@ -167,7 +167,7 @@ def test_a_place_that_cannot_be_written_is_no_failure_of_the_strategy(tmp_path: 
 # and strategies/torchscript.py is the place to follow it.
 
 
-@pytest.mark.parametrize("part", internals.TRACING)
+@pytest.mark.parametrize("part", internals.TRACING + internals.WEIGHTLESS)
 def test_torch_still_has(part: str) -> None:
     internals.find(part)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import resource
 from collections.abc import Callable
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch.jit._trace
 from torch import Tensor, nn
 
 from scripts.zoo import tiny_model
-from strategies import torchscript
+from strategies import internals, torchscript
 from strategies.base import VOID, Candidate
 from strategies.calling import flatten_outputs
 from strategies.errors import CaptureError, StrategyUnavailableError, VoidReadError
@@ -246,6 +247,18 @@ def test_a_weight_that_decides_the_path_fails_at_once(tmp_path: Path) -> None:
 
 # What of torch's inside this rests on; when one of these fails, torch has changed, and
 # strategies/torchscript.py is the place to follow it.
+
+
+@pytest.mark.parametrize("part", internals.WEIGHTLESS)
+def test_without_a_private_part_void_candidates_are_unavailable(
+    part: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    model = nn.Linear(2, 2).eval().requires_grad_(False)
+    request = request_for(model, {"input": torch.ones(3, 2)}, DYNAMIC, tmp_path)
+    name = part.replace(":", ".")
+    monkeypatch.delattr(name)
+    with pytest.raises(StrategyUnavailableError, match=re.escape(name)):
+        UsageBasedStrategy()(request)
 
 
 def test_a_pause_hides_the_trace_and_a_resumption_brings_it_back() -> None:
