@@ -225,9 +225,10 @@ def _verification(journal: Journal, section: str, model: str) -> Figures:
 
 
 def _checked(verified: Result, parts: Result) -> list[Figures]:
-    """The pieces that belong to shapes which the verification ran."""
+    """The pieces that belong to shapes which the verification ran: the example's, and others."""
     sizes = [case["sizes"] for case in verified["cases"]]
-    return [shape for shape in parts["shapes"] if shape["sizes"] in sizes]
+    example, *others = parts["shapes"]
+    return [example, *(shape for shape in others if shape["sizes"] in sizes)]
 
 
 def _allowed(verified: Result, parts: Result, measure: str) -> float:

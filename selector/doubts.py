@@ -19,16 +19,10 @@ from selector.reference import unique_names
 if TYPE_CHECKING:
     from selector.reference import Reference
 
-# Runs of eager on one machine differ by far less than runtimes do; a file that is this
-# much closer than it has to be needs neither excuse nor a wider tolerance.
-CLEAR_SHARE = 0.1
+# Runs of eager on one machine differ by far less than runtimes do.
+REPEAT_SHARE = 0.1
 NOISE_SEED = 1
 REPEAT_SEED = 2
-
-
-def clearly_right(dtype: str, relative_error: float) -> bool:
-    """Whether nothing that `examine` could find would change the verdict on an output."""
-    return relative_error <= CLEAR_SHARE * tolerance_for(dtype, "float32")
 
 
 def examine(module: nn.Module, reference: Reference) -> Reference:
@@ -46,7 +40,7 @@ def examine(module: nn.Module, reference: Reference) -> Reference:
     runs = _Examination(module, reference)
     noise = runs.noise()
     bounds = {
-        name: CLEAR_SHARE * tolerance_for(dtype, "float32")
+        name: REPEAT_SHARE * tolerance_for(dtype, "float32")
         for name, dtype in reference.output_dtypes.items()
     }
     if all(noise[name] <= bound for name, bound in bounds.items()):

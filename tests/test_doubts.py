@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import pytest
 import torch
 from torch import nn
 
-from selector.doubts import clearly_right, examine
+from selector.doubts import examine
 from selector.inputs import InputSpec
 from selector.reference import compute_reference
 from tests.references import Function, inputs
@@ -68,16 +65,3 @@ def test_a_module_that_refuses_noise_may_have_the_widest_tolerance() -> None:
     module = Strict()
     found = examine(module, compute_reference(module, inputs(SPEC)))
     assert found.tolerance("output") == 1e-3
-
-
-@pytest.mark.parametrize(
-    ("dtype", "error", "clear"),
-    [
-        ("float32", 9e-6, True),
-        ("float32", 1.1e-5, False),
-        ("int64", 0.0, True),
-        ("int64", 1, False),
-    ],
-)
-def test_clearly_right(dtype: str, error: Any, *, clear: bool) -> None:
-    assert clearly_right(dtype, error) is clear
