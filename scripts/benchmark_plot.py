@@ -6,6 +6,7 @@ python scripts/benchmark_plot.py docs/benchmark.json
 from __future__ import annotations
 
 import json
+import math
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -58,8 +59,10 @@ def plot(summary: Figures, path: Path) -> None:
                 _lines(axes, summary["scaling"][kind]["rows"], measure, unit)
                 if measure == "cpu":
                     axes.set_yscale("log")
+                    # The same for layers and width, so that a flat line looks flat.
+                    axes.set_ylim(*_decades(summary["scaling"]))
                 else:
-                    axes.set_ylim(bottom=0)
+                    axes.set_ylim(0, 1.2 * max(axes.dataLim.y1, 1.0))
                 axes.yaxis.set_major_formatter("{x:g}")
                 axes.minorticks_off()
                 axes.set_xlabel(label)
@@ -69,6 +72,19 @@ def plot(summary: Figures, path: Path) -> None:
             figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
         figure.savefig(path, dpi=150)
         plt.close(figure)
+
+
+def _decades(scaling: Figures) -> tuple[float, float]:
+    """Powers of ten around all seconds."""
+    seconds = [
+        figures["cpu"]
+        for part in scaling.values()
+        for row in part["rows"].values()
+        for figures in row.values()
+        if "cpu" in figures
+    ]
+    low, high = min(seconds, default=1.0), max(seconds, default=1.0)
+    return 10 ** math.floor(math.log10(low)), 10 ** math.ceil(math.log10(high * 1.01))
 
 
 def _bars(axes: Any, section: Figures, measure: str, unit: float) -> None:
