@@ -161,7 +161,8 @@ def _seven(section: Figures) -> Iterator[str]:
 
 def _growth(scaling: Figures) -> Iterator[str]:
     yield "BERT-like encoders from checkpoints of holes, which stay holes in a copy: CPU seconds"
-    yield "(peak MB). The others ran once."
+    others = len(scaling["layers"]["fits"]) > 1
+    yield f"(peak MB).{' The others ran once.' if others else ''}"
     yield ""
     for kind, title in (("layers", "layers, width 256"), ("width", "width, 4 layers")):
         part = scaling[kind]

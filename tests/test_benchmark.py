@@ -143,11 +143,15 @@ def test_wall_seconds_begin_with_the_process() -> None:
 # The plan and the figures
 
 
-def test_sides_take_turns_within_a_round() -> None:
+def test_sides_take_turns_and_models_within_a_round() -> None:
     section = sections(())["7b"]
-    order = [(task.model, task.round, task.side) for task in tasks("7b", section, 2)]
-    model = section.models[0]
-    assert order[:4] == [(model, n, side) for n in (1, 2) for side in section.sides]
+    order = [(task.round, task.model, task.side) for task in tasks("7b", section, 2)]
+    assert order == [
+        (number, model, side)
+        for number in (1, 2)
+        for model in section.models
+        for side in section.sides
+    ]
 
 
 @pytest.mark.parametrize("power", [0.5, 1.0, 2.0])
@@ -199,13 +203,14 @@ def test_verification_is_held_against_the_pieces_of_checked_shapes(tmp_path: Pat
     }
     record(journal, "verified", "a", "autoexport-verified", run(8, **verified))
     pieces = {piece: {"cpu": 2, "wall": 1} for piece in ("eager", "session", "run")}
-    shapes = [{"sizes": {"batch": size}, **pieces} for size in (2, 3)]
+    # The example, which is always checked, a case of the report, and one that is not in it.
+    shapes = [{"sizes": {"batch": size}, **pieces} for size in (2, 3, 4)]
     record(journal, "verified", "a", "parts", {"shapes": shapes})
     summary = summarise(journal)
     figures = summary["verified"]["a"]
-    assert (figures["shapes"], figures["wall_parts"], figures["cpu_parts"]) == (1, 3, 6)
-    assert (figures["wall_extra"], figures["wall_share"], figures["cpu_share"]) == (3, 1, 0.5)
-    assert "| a | 5.0 | 8.0 | 3.0 | 3.0 | 1.00 | 0.50 |" in markdown(summary | {"environment": {}})
+    assert (figures["shapes"], figures["wall_parts"], figures["cpu_parts"]) == (2, 6, 12)
+    assert (figures["wall_extra"], figures["wall_share"], figures["cpu_share"]) == (3, 0.5, 0.25)
+    assert "| a | 5.0 | 8.0 | 3.0 | 6.0 | 0.50 | 0.25 |" in markdown(summary | {"environment": {}})
 
 
 def test_growth_is_fitted_against_our_nodes(tmp_path: Path) -> None:

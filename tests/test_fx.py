@@ -100,6 +100,8 @@ def test_every_parameter_is_used_by_the_module_that_owns_it(
 
 
 def test_tags_agree_with_hooks(bert: Exported, resnet: Exported) -> None:
+    # A fresh BatchNorm hardly changes its input, so with other numbers the two may look the same.
+    torch.manual_seed(0)
     for (artifact, model), inputs in ((bert, bert_inputs(2, 7)), (resnet, image_inputs(2, 40, 48))):
         agreement = compare_tags(artifact.path, model, inputs)
         assert agreement.wrong == []
