@@ -212,7 +212,7 @@ def _verified(models: Figures) -> Iterator[str]:
     )
     head = [
         "model", '`verify="off"` s', "verified s", "added s", "parts s", "added / parts",
-        "CPU added / parts", "MB", "made by", "attempts",
+        "CPU added / parts", "MB", "made by", "attempts", "pairs",
     ]  # fmt: skip
     yield from table(head, [_verified_row(model, item) for model, item in models.items()])
     yield ""
@@ -220,12 +220,12 @@ def _verified(models: Figures) -> Iterator[str]:
 
 def _verified_row(model: str, item: Figures) -> list[str]:
     if "wall_extra" not in item:
-        return [model, _clean(item.get("error", NOTHING)), *[""] * 8]
+        return [model, _clean(item.get("error", NOTHING)), *[""] * 9]
     return [
         model, f"{item['wall_unverified']:.1f}", f"{item['wall_verified']:.1f}",
         f"{item['wall_extra']:.1f}", f"{item['wall_parts']:.1f}", f"{item['wall_share']:.2f}",
         f"{item['cpu_share']:.2f}", f"{item['memory'] / 1e6:.0f}", item["candidate"],
-        str(item["attempts"]),
+        str(item["attempts"]), str(item["rounds"]),
     ]  # fmt: skip
 
 
