@@ -1,8 +1,9 @@
 """Measures every candidate on every model and writes the baseline that rankers are fitted on.
 
 Each attempt runs isolated and verified, just as an export does. What was measured is kept in
-a journal beside the output, one record a line, so that a run that was stopped goes on where
-it was; delete the journal to measure anew.
+a journal beside the output, one model a line, so that a run that was stopped goes on where it
+was; delete the journal to measure anew. Models that could not be built or got no inputs are in
+it too, with the reason, and are tried again with `--retry-failed`.
 
 A candidate that captures without weights is tried before its twin with them. They end alike,
 nearly always, so by default the twin is tried where the first one failed, and in any case on
@@ -12,169 +13,151 @@ a fifth of the models, drawn by seed and name; `--twins all` tries it on every m
 from __future__ import annotations
 
 import argparse
-import hashlib
-import json
+import os
+import re
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from datetime import UTC, datetime
+from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import Any
 
-from scripts import plain_modules, zoo
+from scripts import collection_journal, collection_models, collection_pool
+from scripts.collection_journal import Journal, Run
+from scripts.collection_pool import DASK, LOKY, Pool
+from scripts.collection_progress import Reporter
+from scripts.collection_task import Settings
 from selector import baseline
-from selector.chain import SUCCEEDED, Attempt, Progress
-from selector.errors import ExportError
-from selector.measuring import measure
-from strategies.base import VOID, Candidate
+from selector.errors import InvalidRequestError
+from strategies.isolation import Limits
 from strategies.registry import portfolio, unknown_name_message
 
-PLAIN_PREFIX = "plain:"
-TINY_PREFIX = "tiny:"
-SEED = 0
-# Of so many models, one has all twins measured.
-DRAWN_OF = 5
-DEFAULT_TIMEOUT = 300.0
+DEFAULT_TIMEOUT = 120.0
+# A tiny model's attempt takes less than 1 GB; one of real size is told more.
+DEFAULT_MEMORY = "4G"
+BYTES = {"K": 1 << 10, "M": 1 << 20, "G": 1 << 30}
+INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Measures what the journal lacks; returns the exit code."""
-    options = _parse(arguments)
-    journal = options.out.with_suffix(".journal.jsonl")
-    records = read_journal(journal)
-    done = {record.model for record in records}
-    failed = 0
-    print(_twins_line(options), flush=True)
-    for model in options.models:
-        if model in done:
-            print(f"{model}: in the journal", flush=True)
-            continue
-        try:
-            twins = options.twins == "all" or is_drawn(model)
-            measured = records_of(model, options.candidates, options.timeout, all_twins=twins)
-        except ExportError as error:
-            print(f"{model}: not measured: {error}", file=sys.stderr, flush=True)
-            failed += 1
-            continue
-        append_journal(journal, measured)
-        records += measured
-        right = sum(record.success for record in measured)
-        print(f"{model}: {right} of {len(measured)} candidates are right", flush=True)
-    if records:
-        baseline.write(baseline.new_baseline(records), options.out)
-        print(f"{len(records)} records in {options.out}")
-    return 1 if failed else 0
+    try:
+        return _collect(_parse(arguments))
+    except InvalidRequestError as error:
+        print(error, file=sys.stderr)
+        return 2
 
 
-def is_drawn(model: str, seed: int = SEED) -> bool:
-    """Whether both twins are measured on a model in any case; the same on every machine."""
-    digest = hashlib.sha256(f"{seed} {model}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") % DRAWN_OF == 0
+def _collect(options: argparse.Namespace) -> int:
+    path = journal_path(options.out)
+    known = collection_journal.read(path)
+    waiting = known.lacking(options.models, retry_failed=options.retry_failed)
+    run = _run(options)
+    print(f"{len(options.models)} models, {len(waiting)} of them not in {path.name}")
+    print(", ".join(f"{name} {value}" for name, value in run.settings.items()), flush=True)
+    code = 0
+    if waiting:
+        pool = Pool(backend=options.backend, jobs=options.jobs, scheduler=options.scheduler)
+        with Journal(path, run) as journal, Reporter(len(waiting)) as reporter:
+            try:
+                for entry in collection_pool.measured(waiting, _settings(options), pool):
+                    journal.add(entry)
+                    reporter.tell(entry)
+            except KeyboardInterrupt:
+                code = INTERRUPTED
+    whole = collection_journal.read(path).baseline()
+    baseline.write(whole, options.out)
+    print(f"{len(whole.records)} records in {options.out}")
+    if whole.unmeasured:
+        print(f"{len(whole.unmeasured)} models without any, for the reasons that it lists")
+    return code
 
 
-def records_of(
-    model: str, wanted: Sequence[str], timeout: float, *, all_twins: bool
-) -> list[baseline.Record]:
-    """Measures one model: `tiny:NAME` and `plain:NAME` are built here, others as exports take them.
+def journal_path(out: Path) -> Path:
+    """Where the journal of an output lies."""
+    return out.with_name(f"{out.name.removesuffix('.gz').removesuffix('.json')}.journal.jsonl")
 
-    Args:
-        model: A tiny transformers model, a plain module, a type, a folder or a Hub id.
-        wanted: Candidates as they are shown, such as `htp[static]`; empty for all.
-        timeout: Wall seconds for each candidate.
-        all_twins: Whether to measure candidates with weights that were right without.
 
-    Raises:
-        ExportError: The model cannot be had, or gets no inputs.
-    """
-    subject, inputs = _subject(model)
+def _run(options: argparse.Namespace) -> Run:
+    settings = {
+        "seed": options.seed,
+        "timeout_seconds": options.timeout,
+        "memory_bytes": options.memory,
+        "twins": options.twins,
+        "candidates": options.candidates or "all",
+        "backend": options.backend,
+    }
+    if options.backend == LOKY:
+        settings["jobs"] = options.jobs
+    created = datetime.now(UTC).isoformat(timespec="seconds")
+    return Run(created=created, environment=baseline.environment(), settings=settings)
 
-    def is_wanted(candidate: Candidate, attempts: Sequence[Attempt]) -> bool:
-        if wanted and str(candidate) not in wanted:
-            return False
-        right = {item.candidate for item in attempts if item.outcome == SUCCEEDED}
-        void = replace(candidate, weights=VOID)
-        return all_twins or candidate == void or void not in right
 
-    measurement = measure(
-        subject,
-        inputs=inputs,
-        random_weights=isinstance(subject, str),
-        attempt_timeout=timeout,
-        wanted=is_wanted,
-        progress=_show,
+def _settings(options: argparse.Namespace) -> Settings:
+    return Settings(
+        candidates=tuple(options.candidates),
+        limits=Limits(seconds=options.timeout, memory_bytes=options.memory),
+        seed=options.seed,
+        all_twins=options.twins == "all",
     )
-    return [
-        baseline.record(
-            model=model,
-            features=measurement.study.features,
-            attempt=result.attempt,
-            artifact=result.verified.artifact if result.verified else None,
-            report=result.verified.verification if result.verified else None,
-            seed=SEED,
-        )
-        for result in measurement.results
-    ]
-
-
-def _subject(model: str) -> tuple[Any, dict[str, Any] | None]:
-    """What to pass for a model's name, and its inputs where they must be given."""
-    if model.startswith(TINY_PREFIX):
-        return zoo.tiny_model(model.removeprefix(TINY_PREFIX), seed=SEED), None
-    if model.startswith(PLAIN_PREFIX):
-        return plain_modules.PLAIN[model.removeprefix(PLAIN_PREFIX)]()
-    return model, None
-
-
-def read_journal(path: Path) -> list[baseline.Record]:
-    """The records of a journal; a last line that was cut off is left out."""
-    if not path.exists():
-        return []
-    lines = path.read_text(encoding="utf-8").split("\n")
-    return [baseline.Record.model_validate_json(line) for line in lines[:-1] if line]
-
-
-def append_journal(path: Path, records: Sequence[baseline.Record]) -> None:
-    """Adds the records of one model, all in one write."""
-    text = "".join(json.dumps(record.model_dump(mode="json")) + "\n" for record in records)
-    whole = path.read_text(encoding="utf-8") if path.exists() else ""
-    kept = whole[: whole.rfind("\n") + 1]
-    baseline.replace_file(path, (kept + text).encode())
-
-
-def _twins_line(options: argparse.Namespace) -> str:
-    """On which models candidates with weights are tried though those without were right."""
-    if options.twins == "all":
-        return "twins with weights: on every model"
-    drawn = [model for model in options.models if is_drawn(model)]
-    names = ", ".join(drawn) or "none"
-    return f"twins with weights: where the one without failed, and on those drawn: {names}"
-
-
-def _show(progress: Progress) -> None:
-    attempt: Attempt | None = progress.attempt
-    if attempt is not None:
-        print(f"  {attempt}", flush=True)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    known = [
-        *(f"{TINY_PREFIX}{name}" for name in zoo.TINY),
-        *(f"{PLAIN_PREFIX}{name}" for name in plain_modules.PLAIN),
-    ]
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--models", nargs="+", metavar="NAME", default=known)
-    parser.add_argument("--candidates", nargs="+", metavar="CANDIDATE", default=[])
-    parser.add_argument("--twins", choices=("all", "sample"), default="sample")
-    parser.add_argument("--timeout", type=float, metavar="SECONDS", default=DEFAULT_TIMEOUT)
-    parser.add_argument("--out", type=Path, metavar="FILE", required=True)
+    add = parser.add_argument
+    everything = [f"{kind}:*" for kind in collection_models.KINDS]
+    add(
+        "--models",
+        nargs="+",
+        metavar="NAME",
+        default=everything,
+        help=f"{', '.join(everything)} or some of those, types, folders, Hub ids",
+    )
+    add("--candidates", nargs="+", metavar="NAME", default=[], help="htp[static], fx*; or all")
+    add("--twins", choices=("all", "sample"), default="sample")
+    add("--timeout", type=float, metavar="SECONDS", default=DEFAULT_TIMEOUT, help="per attempt")
+    add("--memory", type=_bytes, metavar="SIZE", default=DEFAULT_MEMORY, help="of an attempt, 4G")
+    add("--seed", type=int, default=0, help="of the random weights")
+    add("--jobs", type=int, default=os.cpu_count() or 1, help="models at a time")
+    add("--backend", choices=(LOKY, DASK), default=LOKY)
+    add("--scheduler", metavar="ADDRESS", help="of the Dask cluster, tcp://host:8786")
+    add("--retry-failed", action="store_true", help="models that could not be measured")
+    add("--out", type=Path, metavar="FILE", required=True, help="FILE.json or FILE.json.gz")
     options = parser.parse_args(arguments)
-    offered = tuple(str(item) for item in portfolio(scripting=True))
-    for name in options.candidates:
-        if name not in offered:
-            parser.error(unknown_name_message("candidate", name, offered))
-    for name in options.models:
-        if name.startswith((TINY_PREFIX, PLAIN_PREFIX)) and name not in known:
-            parser.error(unknown_name_message("model", name, tuple(known)))
+    if (options.backend == DASK) != (options.scheduler is not None):
+        parser.error("--backend dask and --scheduler go together")
+    if options.jobs < 1:
+        parser.error("--jobs must be at least 1")
+    try:
+        options.models = collection_models.expand(options.models)
+        options.candidates = _candidates(options.candidates)
+    except ValueError as error:
+        parser.error(str(error))
     return options
+
+
+def _candidates(patterns: Sequence[str]) -> list[str]:
+    """The candidates that patterns stand for, as they are shown.
+
+    Raises:
+        ValueError: A pattern fits none.
+    """
+    known = [str(item) for item in portfolio(scripting=True)]
+    found: dict[str, None] = {}
+    for pattern in patterns:
+        # Brackets stand in the names themselves.
+        literal = pattern.replace("[", "[[]")
+        fitting = [name for name in known if fnmatchcase(name, literal)]
+        if not fitting:
+            raise ValueError(unknown_name_message("candidate", pattern, tuple(known)))
+        found |= dict.fromkeys(fitting)
+    return list(found)
+
+
+def _bytes(text: str) -> int:
+    match = re.fullmatch(r"(\d+(?:\.\d+)?)([KMG]?)B?", text.strip().upper())
+    if match is None:
+        raise argparse.ArgumentTypeError(f"{text!r} is no size; write 800M or 12G")
+    return int(float(match[1]) * BYTES.get(match[2], 1))
 
 
 if __name__ == "__main__":

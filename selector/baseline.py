@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import math
 import os
 import platform
 import re
 import tempfile
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -27,6 +29,7 @@ if TYPE_CHECKING:
     from strategies.base import ExportArtifact
 
 SCHEMA_VERSION = 1
+GZIP_MAGIC = b"\x1f\x8b"
 FOLDERS = re.compile(r"(?<![\w./:])/(?:[\w.+@-]+/)+")
 LONGEST_ERROR = 300
 PACKAGES = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime", "scikit-learn")
@@ -118,12 +121,44 @@ class Record(_Strict):
         return None if self.features is None else ModelFeatures.from_json(self.features)
 
 
+class Unmeasured(_Strict):
+    """A model that no candidate could be tried on.
+
+    Attributes:
+        model: Its name.
+        stage: What failed: `load` (building or loading it), `study` (inputs, eager PyTorch),
+            or `attempt`.
+        error_type: Class of the error.
+        error: Its message, on one line.
+    """
+
+    model: str = Field(min_length=1)
+    stage: str
+    error_type: str
+    error: str | None = None
+
+    @classmethod
+    def of(cls, model: str, stage: str, error: BaseException) -> Self:
+        """That a model failed at a stage."""
+        return cls(model=model, stage=stage, error_type=type(error).__name__, error=one_line(error))
+
+
 class Baseline(_Strict):
-    """A file of records, and where they were measured."""
+    """A file of records, and where they were measured.
+
+    Attributes:
+        schema_version: Of this form.
+        created: Date and time, UTC.
+        environment: See `environment`; collections add their settings.
+        unmeasured: Models that were wanted and have no records, with the reason.
+        records: What was measured.
+        notes: What was left out on reading; not in the file.
+    """
 
     schema_version: Literal[1] = 1
     created: str
     environment: dict[str, Any] = Field(default_factory=dict)
+    unmeasured: tuple[Unmeasured, ...] = ()
     records: tuple[Record, ...]
     notes: tuple[str, ...] = Field(default=(), exclude=True)
 
@@ -162,7 +197,7 @@ def record(  # noqa: PLR0913 - one keyword for each thing that was measured
         success=attempt.outcome == "succeeded",
         stage=error.stage or None if error else None,
         error_type=type(error).__name__ if error else None,
-        error=_one_line(error) if error else None,
+        error=one_line(error) if error else None,
         export_seconds=max(attempt.seconds - (verify_seconds or 0.0), 0.0),
         verify_seconds=verify_seconds,
         peak_rss_bytes=attempt.peak_rss_bytes,
@@ -176,9 +211,9 @@ def record(  # noqa: PLR0913 - one keyword for each thing that was measured
     )
 
 
-def _one_line(error: BaseException) -> str | None:
+def one_line(error: BaseException) -> str | None:
     """The first line of a message, without the folders of this machine."""
-    lines = str(error).splitlines()
+    lines = str(error).strip().splitlines()
     return FOLDERS.sub("", lines[0])[:LONGEST_ERROR] if lines else None
 
 
@@ -232,7 +267,9 @@ def read(path: Path) -> Baseline:
             the record, counted from 1, and the field.
     """
     try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
+        content = json.loads(_unpacked(Path(path).read_bytes()))
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        raise InvalidRequestError(f"the baseline {path} is cut off or damaged: {error}") from error
     except OSError as error:
         msg = f"the baseline {path} cannot be read: {error.strerror}"
         raise InvalidRequestError(msg) from error
@@ -245,6 +282,10 @@ def read(path: Path) -> Baseline:
 
         return seed_format.read_seed(content, Path(path))
     return parse(content, Path(path))
+
+
+def _unpacked(stored: bytes) -> bytes:
+    return gzip.decompress(stored) if stored.startswith(GZIP_MAGIC) else stored
 
 
 def parse(content: Mapping[str, Any], path: Path) -> Baseline:
@@ -278,14 +319,22 @@ def _first_problem(error: ValidationError) -> str:
 def write(baseline: Baseline, path: Path) -> None:
     """Writes a baseline beside the target and moves it there, one record a line.
 
+    A name that ends in `.gz` has it compressed; the same records give the same bytes.
+
     Raises:
-        InvalidRequestError: The folder cannot be written.
+        InvalidRequestError: The folder cannot be written, or a record is wrong.
     """
     content = baseline.model_dump(mode="json")
-    lines = [json.dumps(item, allow_nan=False) for item in content.pop("records")]
-    head = json.dumps(content, allow_nan=False).removesuffix("}")
-    text = f'{head}, "records": [\n' + ",\n".join(lines) + "\n]}\n"
-    replace_file(Path(path), text.encode())
+    parse(content, Path(path))
+    lists = {name: content.pop(name) for name in ("unmeasured", "records")}
+    text = json.dumps(content, allow_nan=False).removesuffix("}")
+    for name, items in lists.items():
+        lines = ",\n".join(json.dumps(item, allow_nan=False) for item in items)
+        text += f', "{name}": [\n{lines}\n]' if items else f', "{name}": []'
+    stored = (text + "}\n").encode()
+    if Path(path).suffix == ".gz":
+        stored = gzip.compress(stored, mtime=0)
+    replace_file(Path(path), stored)
 
 
 def replace_file(path: Path, content: bytes) -> None:
@@ -313,5 +362,10 @@ def merge(baselines: Sequence[Baseline]) -> Baseline:
         for item in baseline.records:
             kept[item.model, item.config_digest, item.candidate, item.seed] = item
     merged = new_baseline(kept.values())
-    notes = tuple(note for baseline in baselines for note in baseline.notes)
-    return merged.model_copy(update={"notes": notes})
+    models = {item.model for item in merged.records}
+    failed = {item.model: item for baseline in baselines for item in baseline.unmeasured}
+    update = {
+        "unmeasured": tuple(item for name, item in failed.items() if name not in models),
+        "notes": tuple(note for baseline in baselines for note in baseline.notes),
+    }
+    return merged.model_copy(update=update)

@@ -9,7 +9,7 @@ import inspect
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -37,16 +37,38 @@ _TRAINING_ONLY = ("masked_spec_embed",)
 
 def load(source: ModelSource, *, real: bool = True) -> LoadedModel:
     """See `selector.source.load`."""
-    _quiet_libraries()
-    with warnings.catch_warnings(), _single_threaded():
-        # transformers and the models' own code warn about what the user has no part in.
-        warnings.simplefilter("ignore")
+    with _quietly():
         loaded = _load_module(source) if source.kind == "module" else _load_checkpoint(source)
         # What is no parameter may be read by any capture.
         loaded.weights.fill(None if real else loaded.module.buffers())
     loaded.module.eval()
     loaded.module.requires_grad_(False)
     return loaded
+
+
+def adopt(
+    source: ModelSource, build: Callable[[], tuple[nn.Module, Any]]
+) -> tuple[LoadedModel, Any]:
+    """A module that is built here, and the inputs it comes with.
+
+    Args:
+        source: What to call it.
+        build: Gives both.
+    """
+    with _quietly():
+        module, given = build()
+    module.eval()
+    module.requires_grad_(False)
+    return _of_module(module, source), given
+
+
+@contextlib.contextmanager
+def _quietly() -> Iterator[None]:
+    _quiet_libraries()
+    with warnings.catch_warnings(), _single_threaded():
+        # transformers and the models' own code warn about what the user has no part in.
+        warnings.simplefilter("ignore")
+        yield
 
 
 def _quiet_libraries() -> None:
@@ -71,7 +93,10 @@ def _single_threaded() -> Iterator[None]:
 def _load_module(source: ModelSource) -> LoadedModel:
     if source.module_file is None:
         raise InvalidRequestError("the module has not been staged; call stage_module first")
-    module = load_staged(source.module_file, source.import_path)
+    return _of_module(load_staged(source.module_file, source.import_path), source)
+
+
+def _of_module(module: nn.Module, source: ModelSource) -> LoadedModel:
     config = getattr(module, "config", None)
     return LoadedModel(
         module=module,

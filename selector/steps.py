@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path
@@ -25,6 +25,9 @@ if TYPE_CHECKING:
     from selector.source import LoadedModel, ModelSource
     from selector.verification import VerificationReport
 
+    # Gives a module and its inputs, as `StudyOrder.given`, or None where they can be made up.
+    Build = Callable[[], tuple[nn.Module, Any]]
+
 SCHEMA = "1"
 FULL, LIGHT, OFF = "full", "light", "off"
 # What a session needs beyond `worker.PRELOADED`, so that its processes share it.
@@ -39,9 +42,15 @@ IMPORTS = (
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject:
-    """The loaded model, as the session keeps it."""
+    """The loaded model, as the session keeps it.
+
+    Attributes:
+        loaded: The model.
+        given: Inputs that it came with, see `StudyOrder`.
+    """
 
     loaded: LoadedModel
+    given: Any = None
 
     def summary(self) -> tuple[str, ...]:
         """What the asking process should know of the loading: its notes."""
@@ -153,6 +162,14 @@ def load_subject(source: ModelSource, *, real: bool = True) -> Subject:
     return Subject(loaded=load(source, real=real))
 
 
+def build_subject(source: ModelSource, build: Build) -> Subject:
+    """Builds a module that is in no file, and its inputs; runs in the session itself."""
+    from selector.loading import adopt  # noqa: PLC0415 - imports torch and transformers
+
+    loaded, given = adopt(source, build)
+    return Subject(loaded=loaded, given=given)
+
+
 def study_subject(subject: Subject, order: StudyOrder) -> Study:
     """Makes inputs, runs eager PyTorch on them, and computes the features.
 
@@ -250,7 +267,7 @@ def _inputs(subject: Subject, order: StudyOrder, eager: Eager) -> ExampleInputs:
         eager.module,
         subject.loaded.config,
         task=order.task,
-        given=order.given,
+        given=order.given if order.given is not None else subject.given,
         dynamic=order.dynamic,
         eager=eager,
     )

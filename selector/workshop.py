@@ -49,10 +49,11 @@ class Workshop:
         staging_parent: Path | None = None,
         progress: ProgressCallback | None = None,
         warm: tuple[str, ...] = (),
+        imports: tuple[str, ...] = (),
     ) -> None:
         # Importing torch takes seconds, which finding the model and its files can share.
         warm_host()
-        self.session = Session(staging_parent, warm, steps.IMPORTS)
+        self.session = Session(staging_parent, warm, (*steps.IMPORTS, *imports))
         self._progress = progress
         self.notes: tuple[str, ...] = ()
         self.timings: dict[str, float] = {}
@@ -102,14 +103,31 @@ class Workshop:
                     f"loading {self.source.name} ended its process, most likely for lack of memory"
                 ) from error
 
-    def study(self, order: steps.StudyOrder) -> steps.Study:
+    def build(self, name: str, build: steps.Build, limits: Limits | None = None) -> None:
+        """Builds a module in the session, which then is in no other process.
+
+        Args:
+            name: For display and for files.
+            build: Gives the module and its inputs; picklable.
+            limits: What building may take; none by default.
+
+        Raises:
+            Exception: What building raised.
+            AttemptCrashedError, AttemptTimeoutError, AttemptOutOfMemoryError: It ended the
+                session.
+        """
+        self.source = ModelSource(name=name, kind="module", origin=name)
+        with self._stage("load", f"building {name}"):
+            self.notes = self.session.load(steps.build_subject, self.source, build, limits=limits)
+
+    def study(self, order: steps.StudyOrder, limits: Limits | None = None) -> steps.Study:
         """Makes inputs, runs eager PyTorch, and analyses.
 
         Raises:
             InvalidRequestError: Inputs cannot be made up, or eager refuses them.
         """
         with self._stage("study", "making inputs, running PyTorch, analysing the model"):
-            return self.session.attempt(steps.study_subject, order).value()
+            return self.session.attempt(steps.study_subject, order, limits=limits).value()
 
     def features(self, order: steps.StudyOrder) -> ModelFeatures:
         """The features alone.

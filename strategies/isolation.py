@@ -22,9 +22,11 @@ import subprocess
 import sys
 import tempfile
 import threading
+import time
 import weakref
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from multiprocessing.connection import Connection
 from pathlib import Path
 from types import TracebackType
@@ -32,6 +34,7 @@ from typing import Any, Generic, Self, TypeVar
 
 from strategies.errors import (
     AttemptCrashedError,
+    AttemptOutOfMemoryError,
     AttemptTimeoutError,
     ExportError,
     InvalidRequestError,
@@ -40,6 +43,8 @@ from strategies.errors import (
 Value = TypeVar("Value")
 # How long a session gets, after its attempt's limit, to report what became of it.
 GRACE_SECONDS = 10.0
+# How often a session that is loading is looked at, where it has limits.
+WATCH_SECONDS = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -183,6 +188,11 @@ class Session:
         self._pid: int | None = None
         _open_sessions.add(self)
 
+    @property
+    def alive(self) -> bool:
+        """Whether nothing has ended it, as far as the last answer told."""
+        return not self._connection.closed
+
     def __enter__(self) -> Self:
         return self
 
@@ -199,7 +209,7 @@ class Session:
         with contextlib.suppress(EOFError, OSError):
             if self._pid is None and self._connection.poll():
                 self._learn_pid()
-        if self._pid is not None:
+        if self._pid is not None and self.alive:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._pid, signal.SIGKILL)
         self._connection.close()
@@ -223,6 +233,7 @@ class Session:
         function: Callable[..., Any],
         *args: Any,
         meanwhile: Callable[[], object] = lambda: None,
+        limits: Limits | None = None,
     ) -> Any:
         """Calls `function(*args)` in the session itself and keeps what it returns there.
 
@@ -231,6 +242,7 @@ class Session:
             *args: Picklable.
             meanwhile: Called in this process while that one imports and loads. What it
                 raises ends the session.
+            limits: What the session may use; none by default. Going beyond ends it.
 
         Returns:
             What the loaded object's `summary()` gives, where it has one.
@@ -238,9 +250,11 @@ class Session:
         Raises:
             Exception: What the function raised.
             AttemptCrashedError: The session died.
+            AttemptTimeoutError, AttemptOutOfMemoryError: It went beyond its limits.
         """
         request = {"kind": "load", "call": _packed(function, args)}
-        return self._ask(request, None, meanwhile).value()
+        watch = None if limits is None else partial(self._overrun, limits)
+        return self._ask(request, None, meanwhile, watch).value()
 
     def attempt(
         self,
@@ -273,6 +287,7 @@ class Session:
         request: dict[str, Any],
         seconds: float | None,
         meanwhile: Callable[[], object] = lambda: None,
+        watch: Callable[[], Exception | None] | None = None,
     ) -> Outcome[Any]:
         # That a session is gone is found when its answer is due.
         with contextlib.suppress(OSError):
@@ -281,16 +296,36 @@ class Session:
         try:
             if self._pid is None:
                 self._learn_pid()
+            if watch is not None and (error := watch()):
+                self.close()
+                return Outcome(error=error)
             wait = None if seconds is None else seconds + GRACE_SECONDS
             if not self._connection.poll(wait):
                 self.close()
                 return Outcome(error=AttemptTimeoutError("the session stopped answering"))
             reply: Outcome[Any] = pickle.loads(self._connection.recv_bytes())  # noqa: S301 - ours
         except (EOFError, OSError) as error:
+            self.close()
             crash = AttemptCrashedError("the process that held the model died")
             crash.__cause__ = error
             return Outcome(error=crash)
         return reply
+
+    def _overrun(self, limits: Limits) -> Exception | None:
+        """Waits until the session answers; what it used too much of, where it did."""
+        import psutil  # noqa: PLC0415 - an export that fails early has no need of it
+
+        process = psutil.Process(self._pid)
+        deadline = None if limits.seconds is None else time.monotonic() + limits.seconds
+        while not self._connection.poll(WATCH_SECONDS):
+            used = 0
+            with contextlib.suppress(psutil.Error):
+                used = process.memory_info().rss
+            if limits.memory_bytes is not None and used > limits.memory_bytes:
+                return AttemptOutOfMemoryError(f"stopped at {used / 1e9:.1f} GB, its memory limit")
+            if deadline is not None and time.monotonic() > deadline:
+                return AttemptTimeoutError(f"stopped after {limits.seconds:.0f} s, its time limit")
+        return None
 
     def _learn_pid(self) -> None:
         """Receives the first thing that a session says, as soon as it has been forked."""

@@ -211,7 +211,9 @@ def _work(call: bytes, loaded: Any, write_end: int) -> NoReturn:
     with contextlib.suppress(OSError):
         # Should memory run out, this is the process to lose.
         Path("/proc/self/oom_score_adj").write_text("1000")
-    torch.set_num_threads(len(os.sched_getaffinity(0)))
+    # Whoever runs several exports at a time divides the cores by OpenMP's own variable.
+    threads = os.environ.get("OMP_NUM_THREADS", "")
+    torch.set_num_threads(int(threads) if threads.isdecimal() else len(os.sched_getaffinity(0)))
     result: Any = None
     error: Exception | None = None
     try:

@@ -1,0 +1,235 @@
+"""The collector of baselines: a kill at any moment loses nothing and repeats nothing."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from rich.console import Console
+
+from scripts import collect_baselines, collection_journal
+from scripts.collection_journal import Entry, Journal, Run
+from scripts.collection_progress import Reporter
+from scripts.collection_task import is_drawn
+from selector import baseline
+from selector.baseline import Unmeasured
+from selector.errors import InvalidRequestError
+from tests.test_baseline import record
+
+RUN = Run(created="2026-01-01", environment={"cores": 2}, settings={"seed": 0})
+REFUSED = Unmeasured(model="b", stage="study", error_type="InvalidRequestError", error="no inputs")
+PLAIN = ("plain:mlp", "plain:cnn", "plain:shared", "plain:dict_output", "plain:lstm", "plain:loop")
+FAST = ("usage_based[static,void]", "usage_based[static]")
+
+
+def entry(model: str) -> Entry:
+    return Entry(model=model, records=(record(model=model), record(model=model, success=False)))
+
+
+# The journal
+
+
+def test_a_journal_goes_on_after_a_line_that_was_cut_off(tmp_path: Path) -> None:
+    path = tmp_path / "out.journal.jsonl"
+    assert collection_journal.read(path).entries == {}
+    with Journal(path, RUN) as journal:
+        journal.add(entry("a"))
+    with path.open("a", encoding="utf-8") as stream:
+        stream.write('{"entry": {"model": "b", "rec')
+    assert list(collection_journal.read(path).entries) == ["a"]
+    with Journal(path, RUN) as journal:
+        journal.add(Entry(model="b", unmeasured=REFUSED))
+        journal.add(entry("c"))
+    found = collection_journal.read(path)
+    assert list(found.entries.values()) == [
+        entry("a"),
+        Entry(model="b", unmeasured=REFUSED),
+        entry("c"),
+    ]
+    assert found.lacking(["a", "b", "d"], retry_failed=False) == ["d"]
+    assert found.lacking(["a", "b", "d"], retry_failed=True) == ["b", "d"]
+
+
+def test_a_journal_becomes_a_baseline_that_tells_how_it_was_made(tmp_path: Path) -> None:
+    path = tmp_path / "out.journal.jsonl"
+    with Journal(path, RUN) as journal:
+        journal.add(entry("a"))
+        journal.add(Entry(model="b", unmeasured=REFUSED))
+    other = RUN.model_copy(update={"environment": {"cores": 4}, "settings": {"seed": 1}})
+    with Journal(path, other):
+        pass
+    with Journal(path, other) as journal:
+        journal.add(entry("b"))
+    whole = collection_journal.read(path).baseline()
+    assert [item.model for item in whole.records] == ["a", "a", "b", "b"]
+    assert whole.unmeasured == ()
+    first = {"created": "2026-01-01", "seed": 0, "models": 1, "environment": {"cores": 2}}
+    second = {"created": "2026-01-01", "seed": 1, "models": 1}
+    assert whole.environment == {"cores": 4, "runs": [first, second]}
+
+
+def test_a_journal_is_written_by_one_collection_at_a_time(tmp_path: Path) -> None:
+    path = tmp_path / "out.journal.jsonl"
+    with (
+        Journal(path, RUN),
+        pytest.raises(InvalidRequestError, match="by another collection"),
+    ):
+        Journal(path, RUN)
+
+
+def test_a_line_that_is_no_journals_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "out.journal.jsonl"
+    with Journal(path, RUN) as journal:
+        journal.add(entry("a"))
+    with path.open("a", encoding="utf-8") as stream:
+        stream.write('{"entry": {"model": 3}}\n')
+    with pytest.raises(InvalidRequestError, match=r"line 3, entry\.model: .* valid string"):
+        collection_journal.read(path)
+
+
+# The command
+
+
+def collect(out: Path, models: tuple[str, ...], *more: str) -> int:
+    return collect_baselines.main(["--models", *models, "--out", str(out), *more])
+
+
+def test_what_the_journal_holds_is_not_measured_again(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.json.gz"
+    with Journal(collect_baselines.journal_path(out), RUN) as journal:
+        journal.add(entry("plain:mlp"))
+    assert collect(out, ("plain:mlp",)) == 0
+    assert "1 models, 0 of them not in out.journal.jsonl" in capsys.readouterr().out
+    assert baseline.read(out).records == entry("plain:mlp").records
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--candidates", "htp[statik]"], "did you mean 'htp[static]'"),
+        (["--models", "tiny:bart2"], "did you mean 'tiny:bart'"),
+        (["--models", "tine:*"], "did you mean 'tiny'"),
+        (["--memory", "much"], "'much' is no size"),
+        (["--backend", "dask"], "go together"),
+        (["--scheduler", "tcp://127.0.0.1:1"], "go together"),
+        (["--jobs", "0"], "at least 1"),
+    ],
+)
+def test_what_makes_no_sense_is_refused_before_anything_is_measured(
+    arguments: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        collect_baselines.main([*arguments, "--out", "never.json"])
+    assert message in capsys.readouterr().err
+
+
+def test_twins_are_drawn_for_about_a_fifth_of_the_models_always_the_same() -> None:
+    names = [f"tiny:{number}" for number in range(500)]
+    drawn = [name for name in names if is_drawn(name, 0)]
+    assert 70 < len(drawn) < 130
+    assert drawn[:3] == ["tiny:3", "tiny:5", "tiny:8"]
+    assert [name for name in names if is_drawn(name, 1)] != drawn
+
+
+def test_progress_is_a_line_for_each_model_where_there_is_no_terminal() -> None:
+    console = Console(width=200, force_terminal=False)
+    with console.capture() as capture, Reporter(2, console) as reporter:
+        reporter.tell(entry("a[b]"))
+        reporter.tell(Entry(model="b", unmeasured=REFUSED))
+    lines = capture.get().splitlines()
+    assert lines[0].startswith("[1/2, 0:00:0")
+    assert lines[0].endswith("left] a[b]: 1 of 2 candidates are right (0.0 s)")
+    assert "0:00:00 left] b: not measured: study: InvalidRequestError: no inputs" in lines[1]
+
+
+def test_progress_is_a_bar_on_a_terminal() -> None:
+    console = Console(width=200, force_terminal=True, color_system=None)
+    with console.capture() as capture, Reporter(2, console) as reporter:
+        reporter.tell(entry("a"))
+    assert "1/2 0:00:00 left" in capture.get()
+
+
+@pytest.mark.slow
+def test_twins_are_measured_where_the_first_failed_or_where_asked(tmp_path: Path) -> None:
+    assert not is_drawn("plain:cnn", 0)
+    assert not is_drawn("plain:branch", 0)
+    tried = {}
+    for twins, models in (("sample", ("plain:cnn", "plain:branch")), ("all", ("plain:cnn",))):
+        out = tmp_path / f"{twins}.json"
+        more = ("--twins", twins, "--jobs", "1", "--candidates", *FAST)
+        assert collect(out, models, *more) == 0
+        tried[twins] = [
+            (item.model, item.candidate.weights, item.success)
+            for item in baseline.read(out).records
+        ]
+    assert tried["sample"] == [
+        ("plain:cnn", "void", True),
+        ("plain:branch", "void", False),
+        ("plain:branch", "real", False),
+    ]
+    assert tried["all"] == [("plain:cnn", "void", True), ("plain:cnn", "real", True)]
+
+
+@pytest.mark.slow
+def test_one_model_is_measured(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    chosen = ("usage_based[dynamic]", "usage_based[dynamic,scripted]")
+    assert collect(out, ("plain:branch",), "--jobs", "1", "--candidates", *chosen) == 0
+    whole = baseline.read(out)
+    scripted, traced = whole.records
+    assert (scripted.candidate.scripted, scripted.success) == (True, True)
+    assert (traced.success, traced.error_type) == (False, "VerificationError")
+    assert scripted.features is not None
+    (run,) = whole.environment["runs"]
+    assert (run["seed"], run["timeout_seconds"], run["memory_bytes"]) == (0, 120.0, 4 << 30)
+
+
+# Killed in the middle
+
+
+@pytest.mark.parametrize("jobs", [pytest.param("1", marks=pytest.mark.slow), "2"])
+def test_a_collection_that_was_killed_goes_on_and_every_record_is_there_once(
+    tmp_path: Path, jobs: str
+) -> None:
+    out = tmp_path / "out.json"
+    journal = collect_baselines.journal_path(out)
+    arguments = ("--models", *PLAIN, "--candidates", *FAST, "--jobs", jobs, "--out", str(out))
+    command = [sys.executable, "-m", "scripts.collect_baselines", *arguments]
+    started = subprocess.Popen(command, stdout=subprocess.DEVNULL)
+    wait_for_models(journal, 2)
+    before = collection_journal.read(journal).entries
+    helpers = psutil.Process(started.pid).children(recursive=True)
+    started.send_signal(signal.SIGKILL)
+    assert started.wait() == -signal.SIGKILL
+    assert not out.exists()
+    assert helpers
+    _, left = psutil.wait_procs(helpers, timeout=20)
+    assert left == []
+
+    ended = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=True)
+    after = collection_journal.read(journal).entries
+    assert before.items() <= after.items()
+    told = [line for line in ended.stdout.splitlines() if "candidates are right" in line]
+    assert len(told) <= len(PLAIN) - len(before)
+    records = baseline.read(out).records
+    tried = [(item.model, str(item.candidate.candidate())) for item in records]
+    assert len(tried) == len(set(tried))
+    assert {model for model, _ in tried} == set(PLAIN)
+    lines = [json.loads(line) for line in journal.read_text(encoding="utf-8").splitlines()]
+    measured = [line["entry"]["model"] for line in lines if "entry" in line]
+    assert sorted(measured) == sorted(PLAIN)
+
+
+def wait_for_models(journal: Path, count: int) -> None:
+    deadline = time.monotonic() + 120
+    while len(collection_journal.read(journal).entries) < count:
+        assert time.monotonic() < deadline, "nothing was measured"
+        time.sleep(0.05)
