@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import psutil
@@ -223,13 +226,80 @@ def test_a_collection_that_was_killed_goes_on_and_every_record_is_there_once(
     tried = [(item.model, str(item.candidate.candidate())) for item in records]
     assert len(tried) == len(set(tried))
     assert {model for model, _ in tried} == set(PLAIN)
+    assert measured_models(journal) == sorted(PLAIN)
+
+
+def test_on_a_cluster_whose_worker_is_killed_every_record_arrives_once(
+    tmp_path: Path, cluster: Cluster
+) -> None:
+    out = tmp_path / "out.json"
+    journal = collect_baselines.journal_path(out)
+    where = ("--backend", "dask", "--scheduler", cluster.address)
+    arguments = ("--models", *PLAIN, "--candidates", *FAST, *where, "--out", str(out))
+    command = [sys.executable, "-m", "scripts.collect_baselines", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as collector:
+        wait_for_models(journal, 1)
+        # Both of them have a model under way, as long as there are more than two left.
+        cluster.workers[0].kill()
+        left = len(PLAIN) - len(collection_journal.read(journal).entries)
+    assert collector.returncode == 0
+    assert left > 2
+    records = baseline.read(out).records
+    tried = [(item.model, str(item.candidate.candidate())) for item in records]
+    assert len(tried) == len(set(tried))
+    assert {model for model, _ in tried} == set(PLAIN)
+    assert measured_models(journal) == sorted(PLAIN)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    address: str
+    workers: tuple[subprocess.Popen[bytes], ...]
+
+
+@pytest.fixture
+def cluster(root: Path, tmp_path: Path) -> Iterator[Cluster]:
+    """A Dask scheduler and two workers, each a process of its own, on loopback."""
+    dask = [sys.executable, "-m", "dask"]
+    file = tmp_path / "scheduler.json"
+    local = ["--scheduler-file", str(file), "--no-dashboard"]
+    at = ["--host", "127.0.0.1", "--port", "0"]
+    own = ["--nthreads", "1", "--no-nanny", "--local-directory", str(tmp_path)]
+    with (
+        (tmp_path / "dask.log").open("wb") as log,
+        contextlib.ExitStack() as stack,
+    ):
+
+        def start(*arguments: str) -> subprocess.Popen[bytes]:
+            begun = subprocess.Popen([*dask, *arguments], cwd=root, stdout=log, stderr=log)
+            stack.enter_context(begun)
+            stack.callback(begun.kill)
+            return begun
+
+        start("scheduler", *local, *at)
+        workers = (start("worker", *local, *own), start("worker", *local, *own))
+        wait_until(file.exists)
+        address = json.loads(file.read_text(encoding="utf-8"))["address"]
+        wait_until(lambda: log_of(tmp_path).count("Register worker") == 2)
+        yield Cluster(address=address, workers=workers)
+
+
+def log_of(folder: Path) -> str:
+    return (folder / "dask.log").read_text(encoding="utf-8")
+
+
+def measured_models(journal: Path) -> list[str]:
+    """The models of all lines, also where one stands in several."""
     lines = [json.loads(line) for line in journal.read_text(encoding="utf-8").splitlines()]
-    measured = [line["entry"]["model"] for line in lines if "entry" in line]
-    assert sorted(measured) == sorted(PLAIN)
+    return sorted(line["entry"]["model"] for line in lines if "entry" in line)
+
+
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come about"
+        time.sleep(0.05)
 
 
 def wait_for_models(journal: Path, count: int) -> None:
-    deadline = time.monotonic() + 120
-    while len(collection_journal.read(journal).entries) < count:
-        assert time.monotonic() < deadline, "nothing was measured"
-        time.sleep(0.05)
+    wait_until(lambda: len(collection_journal.read(journal).entries) >= count)
