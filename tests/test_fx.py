@@ -10,7 +10,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from scripts.plain_modules import PLAIN, Branch, Shared
+from scripts.plain_control import Branch
+from scripts.plain_modules import PLAIN
+from scripts.plain_networks import Shared
 from scripts.zoo import tiny_model
 from strategies import fx, mutation
 from strategies.base import Candidate, ExportArtifact
@@ -164,7 +166,7 @@ def test_a_module_of_two_names_goes_by_its_first(tmp_path: Path) -> None:
 def test_a_branch_on_a_value_names_its_line(tmp_path: Path) -> None:
     model = Branch().eval().requires_grad_(False)
     request = request_for(model, {"x": torch.ones(2, 6)}, STATIC, tmp_path)
-    with pytest.raises(CaptureError, match=r"plain_modules\.py:\d+: if bool\(x\.sum\(\) > 0\):"):
+    with pytest.raises(CaptureError, match=r"plain_control\.py:\d+: if bool\(x\.sum\(\) > 0\):"):
         FxStrategy()(request)
 
 

@@ -12,7 +12,9 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from scripts.plain_modules import Branch, Loop, Lstm, Shared
+from scripts.plain_control import Branch
+from scripts.plain_networks import Shared
+from scripts.plain_recurrent import Loop, Lstm
 from scripts.zoo import tiny_model
 from strategies import internals, recording, torchlib
 from strategies.base import Candidate, ExportArtifact

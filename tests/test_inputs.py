@@ -28,6 +28,8 @@ from selector.inputs import (
 )
 from strategies.calling import NamedCall
 
+SIMPLE = ("mlp", "cnn", "lstm", "branch", "loop", "dict_output", "shared")
+
 # Any, because a module's `config` is no tensor and no module, which is all that mypy allows.
 Made = tuple[Any, ExampleInputs]
 
@@ -53,14 +55,14 @@ def run(module: nn.Module, inputs: ExampleInputs, **case: Any) -> tuple[torch.Te
         return NamedCall(module, tuple(tensors), inputs.constants).forward(*tensors.values())
 
 
-@pytest.mark.parametrize("name", [*TINY, *PLAIN])
+@pytest.mark.parametrize("name", [*TINY, *SIMPLE])
 def test_both_sizes_run_eager(made: Callable[[str], Made], name: str) -> None:
     module, inputs = made(name)
     assert run(module, inputs)
     assert run(module, inputs, seed=5, sizes=inputs.other_sizes, style="unpadded")
 
 
-@pytest.mark.parametrize("name", [*TINY, *PLAIN])
+@pytest.mark.parametrize("name", [*TINY, *SIMPLE])
 def test_the_batch_varies(made: Callable[[str], Made], name: str) -> None:
     _, inputs = made(name)
     assert "batch_size" in inputs.other_sizes
@@ -77,7 +79,7 @@ def test_made_up_sizes_are_distinct(made: Callable[[str], Made], name: str) -> N
     assert all(inputs.sizes[axis] != size for axis, size in inputs.other_sizes.items())
 
 
-@pytest.mark.parametrize("name", [*TINY, *PLAIN])
+@pytest.mark.parametrize("name", [*TINY, *SIMPLE])
 def test_shapes_are_what_the_specs_say(made: Callable[[str], Made], name: str) -> None:
     _, inputs = made(name)
     sizes = {**inputs.sizes, **inputs.other_sizes}

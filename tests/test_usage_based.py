@@ -12,7 +12,7 @@ import torch
 import torch.jit._trace
 from torch import Tensor, nn
 
-from scripts.plain_modules import Branch
+from scripts.plain_control import Branch
 from scripts.zoo import tiny_model
 from strategies import internals
 from strategies.base import Candidate, ExportRequest
