@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+import torch
 
+from scripts import zoo
 from scripts.plain_modules import PLAIN
 from scripts.zoo import TINY, tiny_model
 from selector import ExportResult, auto_export
@@ -44,3 +47,16 @@ def test_there_is_a_verified_file_with_every_node_tagged(
 def test_nine_in_ten_hold_their_dynamic_axes(export: Callable[[str], ExportResult]) -> None:
     dynamic = [name for name in NAMES if export(name).verification.dynamic_axes]
     assert len(dynamic) >= 0.9 * len(NAMES)
+
+
+def test_the_list_has_every_architecture() -> None:
+    assert len(zoo.names(zoo.BASE)) >= 600
+    assert len(zoo.names(zoo.HEAD)) >= 600
+
+
+@pytest.mark.parametrize("name", ["base:bert", "head:BertForSequenceClassification"])
+def test_a_model_is_the_same_on_every_call(name: str) -> None:
+    models: list[Any] = [zoo.build(name) for _ in range(2)]
+    assert models[0].config.architectures == [type(models[0]).__name__]
+    weights, others = (model.state_dict() for model in models)
+    assert all(torch.equal(weights[key], others[key]) for key in weights)

@@ -1,0 +1,176 @@
+"""What a field of a config holds, by its name and value, and which layers of it stay."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import MISSING, dataclass, fields
+from typing import Any
+
+from transformers import PretrainedConfig
+
+# What a whole number is, by the name of its field; the first pattern that is found counts.
+KINDS: tuple[tuple[str, str], ...] = (
+    ("token", r"token_(id|index)s?$|tokens_ids?$|^(bos|eos|pad|unk|mask|sep|cls)_(index|id)$"),
+    ("token", r"(^|_)(start|end|newline|patch|bos|eos|pad|stream_bos|stream_eos)_(id|index)$"),
+    ("keep", r"kernel|stride|padding|dilation|merge_size|sampl(e|ing)_rate|factor|ratio|offset"),
+    ("keep", r"type_vocab|^num_channels$|ignore|cost|coefficient|loss|label|mask_(time|feature)"),
+    ("keep", r"buckets|downsampl|chunk_size$|n_bins|temperature|levels?$|points?$|states$|prompt"),
+    ("vocabulary", r"vocab|^codebook_size$|^num_embeddings$"),
+    ("index", r"(layer|layer_id|layer_idx|layer_index|_idx|_index|_indices)$"),
+    ("period", r"(period|interval|frequency|pattern|every\w*|sparse_step|layer_step)$"),
+    ("dense", r"first_k_dense|num_dense_layers|max_window_layers|num_kv_shared|full_attention_l"),
+    ("layers", r"layers$|^(\w+_)?n_layer$|^depth$|resampler_depth$|^num_(\w+_)?blocks$|layers_per"),
+    ("positions", r"max_(\w+_)?position|n_positions|max_seq_len|n_ctx$|^max_length$|_positions$"),
+    ("patch", r"patch_size$"),
+    ("image", r"image_size$|^input_size$|img_size$|resolution$"),
+    ("window", r"window|chunk_length$|^local_attention$|block_size$"),
+    ("experts", r"experts$|expert_num$"),
+    ("topk", r"experts_per_tok|num_experts_per|moe_k$|moe_topk$|topk_blocks$|top_?k$"),
+    ("group", r"^n_group$|^topk_group$|num_expert_group$"),
+    ("kv_heads", r"(num_key_value|num_kv|kv)_(\w+_)?heads$"),
+    ("heads", r"heads$|n_head$"),
+    ("head_dim", r"head_dim$|^d_kv$|dim_head$|^d_head$|kv_channels$|head_size$"),
+    ("rank", r"rank$"),
+    ("queries", r"num_queries$|num_(\w+_)?proposals$|latents$|query_tokens$|denoising$"),
+    ("width", r"size|dims?(_\w+)?$|width$|channels?$|units$|planes$|filters$|hidden|inner$"),
+    ("width", r"embd$|d_model$|d_ff$|dff$|ffn|proj|feedforward|d_ssm$"),
+)
+# How many layers there are, the field that lists of layers go by first.
+DEPTHS = (
+    "num_hidden_layers",
+    "num_layers",
+    "n_layers",
+    "n_layer",
+    "depth",
+    "layers",
+    "encoder_layers",
+    "num_decoder_layers",
+)
+# Lists of at most so many layers are kept whole: they name the stages of one model.
+FEW = 5
+
+
+def kind_of(name: str) -> str:
+    """What a field of that name holds, one of `KINDS`, or `keep`."""
+    return next((kind for kind, pattern in KINDS if re.search(pattern, name)), "keep")
+
+
+def own_values(config: PretrainedConfig) -> dict[str, Any]:
+    """The fields that its class cannot work out by itself, sub-configs and lists included."""
+    inherited = {item.name for item in fields(PretrainedConfig)} - {"is_encoder_decoder"}
+    given = dict(config.__dict__)
+    values: dict[str, Any] = {}
+    for item in fields(config):
+        if not item.init or item.name in inherited or item.name not in given:
+            continue
+        value = given[item.name]
+        derived = item.default is None and not isinstance(
+            value, (PretrainedConfig, list, tuple, dict)
+        )
+        if item.default is MISSING or not derived:
+            values[item.name] = value
+    return values
+
+
+def token_ids(config: PretrainedConfig) -> Iterator[int]:
+    """Special tokens of a config and of all its parts."""
+    for name, value in own_values(config).items():
+        if isinstance(value, PretrainedConfig):
+            yield from token_ids(value)
+        elif kind_of(name) == "token":
+            items = value if isinstance(value, (list, tuple)) else [value]
+            yield from (item for item in items if isinstance(item, int))
+
+
+def is_staged(values: Mapping[str, Any]) -> bool:
+    """Whether widths or heads differ from stage to stage, so that they must keep their ratios."""
+    return any(
+        kind_of(name) in {"width", "heads"} and len(set(value)) > 1
+        for name, value in values.items()
+        if isinstance(value, (list, tuple)) and all(isinstance(item, int) for item in value)
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Picks:
+    """The layers that stay, by their old number.
+
+    Attributes:
+        old: How many there were; 0 where the config has no layers of its own.
+        kept: The old numbers of those that stay.
+        per_layer: Names of lists with one entry for each layer.
+        indices: Names of lists of layers.
+        lengths: Of all lists, as some numbers count the entries of one.
+    """
+
+    old: int
+    kept: tuple[int, ...]
+    per_layer: frozenset[str]
+    indices: frozenset[str]
+    lengths: frozenset[int]
+
+    def moved(self, layers: Sequence[int]) -> list[int]:
+        """New numbers of old layers; of those that went, the nearest before."""
+        new = []
+        for layer in layers:
+            if layer < 0:
+                new.append(max(layer, -len(self.kept)))
+            elif layer >= self.old:
+                new.append(len(self.kept))
+            else:
+                new.append(max(sum(kept <= layer for kept in self.kept) - 1, 0))
+        return list(dict.fromkeys(new))
+
+
+def pick_layers(
+    values: Mapping[str, Any], overrides: Mapping[int, Mapping[str, Any]], fewest: int
+) -> Picks:
+    """One layer of each kind, and at least `fewest`.
+
+    Layers are of a kind where all lists by layer say the same of them.
+    """
+    lists = {name: value for name, value in values.items() if isinstance(value, (list, tuple))}
+    depths = [value for name in DEPTHS if isinstance(value := values.get(name), int)]
+    typed = [len(value) for name, value in lists.items() if name == "layer_types"]
+    old = (*typed, *depths, 0)[0]
+    per_layer = {name for name, value in lists.items() if old > 1 and len(value) == old}
+    indices = {
+        name
+        for name, value in lists.items()
+        if name not in per_layer and _are_layers(name, value, old)
+    }
+    if per_layer and old < FEW:
+        kept = set(range(old))
+    else:
+        kept = {
+            layer % old
+            for name in indices
+            if len(lists[name]) <= FEW
+            for layer in lists[name]
+            if layer < old
+        }
+        kinds: dict[object, int] = {}
+        for layer in range(old):
+            kind = (
+                *(repr(lists[name][layer]) for name in sorted(per_layer)),
+                *(layer in lists[name] for name in sorted(indices)),
+                repr(overrides.get(layer)),
+            )
+            kinds.setdefault(kind, layer)
+        kept |= set(kinds.values())
+        kept |= set([layer for layer in range(old) if layer not in kept][: fewest - len(kept)])
+    return Picks(
+        old=old,
+        kept=tuple(sorted(kept)),
+        per_layer=frozenset(per_layer),
+        indices=frozenset(indices),
+        lengths=frozenset(map(len, lists.values())),
+    )
+
+
+def _are_layers(name: str, value: Sequence[Any], old: int) -> bool:
+    named = re.search(r"ind(ex|ic|x)|idx|layers|out_ind|layer_ids", name)
+    return bool(named and value and old) and all(
+        isinstance(item, int) and -old <= item <= old for item in value
+    )
