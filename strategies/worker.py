@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import faulthandler
+import functools
 import gc
 import importlib
 import json
@@ -117,12 +118,18 @@ def _import(modules: Iterable[str]) -> None:
 
 
 def _warm_up(strategies: Iterable[str]) -> None:
+    for name in strategies:
+        _warmed_up(name)
+
+
+@functools.cache
+def _warmed_up(name: str) -> None:
+    """Warms a strategy up; once here counts for all that is forked from this process."""
     from strategies import registry  # noqa: PLC0415 - imports onnx, which PRELOADED brings
 
-    for name in strategies:
-        # What goes wrong here goes wrong in the attempt too, and is reported there.
-        with contextlib.suppress(Exception):
-            registry.resolve(name).warm_up()
+    # What goes wrong here goes wrong in the attempt too, and is reported there.
+    with contextlib.suppress(Exception):
+        registry.resolve(name).warm_up()
 
 
 def _forget_ended(staged: dict[int, str]) -> None:
