@@ -28,6 +28,7 @@ from strategies.exportable import exportable
 from strategies.void import weightless
 
 TORCH = str(Path(torch.__file__).parent)
+_REPLACING = sys.modules[exportable.__module__].__file__
 READ = "aten._local_scalar_dense.default"
 FRAMES_KEPT = 4
 
@@ -229,12 +230,17 @@ def _places(frame: FrameType | None) -> tuple[Place, ...]:
     places: list[Place] = []
     while frame is not None and len(places) < FRAMES_KEPT:
         file = frame.f_code.co_filename
-        if not file.startswith(TORCH) and file != __file__:
+        if not _is_ours(file):
             places.append((file, frame.f_lineno))
             if frame.f_code.co_name == "forward":
                 break
         frame = frame.f_back
     return tuple(places)
+
+
+def _is_ours(file: str) -> bool:
+    """Whether it is torch, or what stands between torch and the model's code here."""
+    return file.startswith(TORCH) or file in {__file__, _REPLACING}
 
 
 def _place_of(error: BaseException) -> tuple[Place, ...]:
@@ -247,7 +253,7 @@ def _place_of(error: BaseException) -> tuple[Place, ...]:
     places: list[Place] = []
     for frame, line in reversed(frames):
         file = frame.f_code.co_filename
-        if file.startswith(TORCH) or file == __file__:
+        if _is_ours(file):
             continue
         places.append((file, line))
         if frame.f_code.co_name == "forward" or len(places) == FRAMES_KEPT:

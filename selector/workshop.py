@@ -75,7 +75,6 @@ class Workshop:
         *,
         real: bool = True,
         meanwhile: Callable[[], object] = lambda: None,
-        limits: Limits | None = None,
         **options: Any,
     ) -> None:
         """Finds the model and loads it into the session.
@@ -84,12 +83,10 @@ class Workshop:
             model: As `auto_export` takes it.
             real: Whether the weights' values will be needed.
             meanwhile: Called while the session is busy importing and loading.
-            limits: What loading may take; none by default.
             **options: Those of `source.resolve`.
 
         Raises:
             ModelLoadError: The model cannot be had.
-            AttemptTimeoutError, AttemptOutOfMemoryError: Loading went beyond its limits.
         """
         with self._stage("source", f"finding {model_name(model)}"):
             self.source = resolve(model, **options)
@@ -99,10 +96,7 @@ class Workshop:
                 self.source = replace(self.source, module_file=file)
             try:
                 self.notes = self.session.load(
-                    partial(steps.load_subject, real=real),
-                    self.source,
-                    meanwhile=meanwhile,
-                    limits=limits,
+                    partial(steps.load_subject, real=real), self.source, meanwhile=meanwhile
                 )
             except AttemptCrashedError as error:
                 raise ModelLoadError(

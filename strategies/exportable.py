@@ -9,6 +9,8 @@ from typing import Any
 import torch
 from torch.overrides import TorchFunctionMode
 
+from strategies.compositions import COMPOSITIONS
+
 Replacement = Callable[..., Any]
 
 # Where a transformers config keeps the two choices. The public setters cannot put a model
@@ -55,10 +57,19 @@ class _Lowerable(TorchFunctionMode):
     def __init__(self, replacements: Mapping[Any, Replacement]) -> None:
         super().__init__()
         self._replacements = replacements
+        self._standing_in: list[Replacement] = []
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        call = self._replacements.get(func, func)
-        return call(*args, **kwargs) if kwargs else call(*args)
+        call = self._replacements.get(func)
+        if call is None or call in self._standing_in:
+            return func(*args, **kwargs) if kwargs else func(*args)
+        self._standing_in.append(call)
+        try:
+            # Replacements may call functions that are themselves replaced.
+            with self:
+                return call(*args, **(kwargs or {}))
+        finally:
+            self._standing_in.pop()
 
 
 def _as_strided(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
@@ -104,8 +115,8 @@ _REPLACEMENTS: dict[Any, Replacement] = {
     torch.diff: _diff,
     torch.Tensor.diff: _diff,
 }
-# Their names: what a trace hands to a lowering has none of them left.
-REPLACED = frozenset(function.__name__ for function in _REPLACEMENTS)
+# What a TorchScript trace has none of left: those, and what is composed for it alone.
+REPLACED = frozenset(function.__name__ for function in (*_REPLACEMENTS, *COMPOSITIONS))
 
 
 def _configs(model: Any) -> list[Any]:

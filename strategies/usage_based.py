@@ -22,6 +22,7 @@ from torch import nn
 from strategies import hierarchy, internals, torchscript, torchscript_scopes
 from strategies.base import VOID, ExportRequest, ExportStrategy, first_line
 from strategies.calling import NamedCall
+from strategies.compositions import COMPOSITIONS
 from strategies.errors import (
     CaptureError,
     LoweringError,
@@ -29,7 +30,7 @@ from strategies.errors import (
     VoidReadError,
 )
 from strategies.exportable import exportable
-from strategies.void import GUARDED, refuse_constant, void_operators, void_parameters
+from strategies.void import guarded, refuse_constant, void_operators, void_parameters
 
 
 class UsageBasedStrategy(ExportStrategy):
@@ -41,10 +42,11 @@ class UsageBasedStrategy(ExportStrategy):
         internals.require_supported_torch(internals.TRACING)
         body = _scripted(model, request) if request.candidate.scripted else model
         void = request.candidate.weights == VOID
+        replacements = guarded(COMPOSITIONS) if void else COMPOSITIONS
         around = _without_values if void else nullcontext
         call = NamedCall(body, tuple(request.inputs), request.constants, around).eval()
         with (
-            exportable(model, plain_attention=True, replacements=GUARDED if void else None),
+            exportable(model, plain_attention=True, replacements=replacements),
             torchscript_scopes.exact_scopes(call),
             torchscript.without_weights(call, refuse_constant),
             torchscript.without_needless_passes(),

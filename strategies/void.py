@@ -58,7 +58,7 @@ def weightless(module: nn.Module) -> Iterator[None]:
     """
     # Some implementations have meta kernels that accept less than the real ones.
     with (
-        exportable(module, plain_attention=False, replacements=GUARDED),
+        exportable(module, plain_attention=False, replacements=guarded({})),
         void_parameters(module),
         void_operators(),
     ):
@@ -100,7 +100,7 @@ def _void(tensor: torch.Tensor) -> torch.Tensor:
 def void_operators() -> Iterator[None]:
     """Within it, operators on void tensors give void tensors of the right shape.
 
-    What reads memory without an operator has to be guarded too, see `GUARDED`.
+    What reads memory without an operator has to be guarded too, see `guarded`.
     """
     with torch.no_grad(), _VoidOperators():
         yield
@@ -144,8 +144,8 @@ def _region(name: str) -> torch.UntypedStorage:
     raise StrategyUnavailableError(f"the system reserves no room for {name}", stage="prepare")
 
 
-def _guarded(function: Any) -> Any:
-    """The same function, refused where an argument is void or, in a list, holds what is."""
+def _guarded(function: Any, call: Any) -> Any:
+    """A call for a function, refused where an argument is void or, in a list, holds one."""
 
     def guarded(first: Any, *args: Any, **kwargs: Any) -> Any:
         direct = function in _READ_SELF and is_void(first)
@@ -156,7 +156,7 @@ def _guarded(function: Any) -> Any:
         _gather(listed, leaves)
         if direct or any(is_void(item) for item in leaves):
             raise _read(function.__name__)
-        return function(first, *args, **kwargs)
+        return call(first, *args, **kwargs)
 
     return guarded
 
@@ -168,8 +168,12 @@ _READ_SELF = frozenset(
 )
 _READ_LISTED = frozenset({torch.tensor, torch.as_tensor, torch.asarray, torch.Tensor.new_tensor})
 MEMORY_READS = _READ_SELF | _READ_LISTED
-# For `exportable`'s replacements.
-GUARDED = {function: _guarded(function) for function in MEMORY_READS}
+
+
+def guarded(replacements: Mapping[Any, Any]) -> dict[Any, Any]:
+    """These replacements for `exportable`, and refusals to read the memory of void tensors."""
+    guards = {item: _guarded(item, replacements.get(item, item)) for item in MEMORY_READS}
+    return {**replacements, **guards}
 
 
 def _like(tensor: torch.Tensor, region: str = _RESULTS) -> torch.Tensor:

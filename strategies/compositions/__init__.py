@@ -1,0 +1,24 @@
+"""Functions of torch that TorchScript's exporter cannot lower, composed of ones that it can.
+
+Each composition gives what torch gives and follows traced sizes. What one calls is not
+replaced in turn, so those that need each other call each other.
+"""
+
+from __future__ import annotations
+
+from strategies.compositions import (
+    counting,
+    elementwise,
+    moving,
+    products,
+    resizing,
+    sizes,
+    tables,
+)
+
+# What to call in place of each function while a trace is recorded.
+COMPOSITIONS = {
+    function: composition
+    for module in (tables, elementwise, counting, moving, products, resizing, sizes)
+    for function, composition in module.TABLE.items()
+}

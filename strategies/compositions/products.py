@@ -1,0 +1,85 @@
+"""Normalisation, attention and linear algebra, composed of functions that the exporter lowers."""
+
+# ruff: noqa: A002, N803 - the signatures are torch's
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F  # noqa: N812 - its usual name
+from torch import Tensor
+
+from strategies.compositions.tables import Table, composing
+
+TABLE: Table = {}
+composes = composing(TABLE)
+
+
+@composes("rms_norm")
+def _rms_norm(
+    input: Tensor,
+    normalized_shape: Sequence[int],
+    weight: Tensor | None = None,
+    eps: float | None = None,
+) -> Any:
+    x = input.float() if input.dtype in {torch.float16, torch.bfloat16} else input
+    axes = tuple(range(-len(normalized_shape), 0))
+    smallest = torch.finfo(x.dtype).eps if eps is None else eps
+    x = x * torch.rsqrt((x * x).mean(axes, keepdim=True) + smallest)
+    return (x if weight is None else x * weight).to(input.dtype)
+
+
+@composes("scaled_dot_product_attention")
+def _attention(
+    query: Tensor, key: Tensor, value: Tensor, *args: Any, enable_gqa: bool = False, **kwargs: Any
+) -> Any:
+    if enable_gqa:
+        key, value = (
+            item.repeat_interleave(int(query.shape[-3]) // int(item.shape[-3]), -3)
+            for item in (key, value)
+        )
+    return F.scaled_dot_product_attention(query, key, value, *args, **kwargs)
+
+
+@composes("cdist")
+def _cdist(x: Tensor, y: Tensor, p: float = 2.0, **options: Any) -> Any:
+    if p == 2:
+        return torch.cdist(x, y, p, **options)
+    return torch.linalg.vector_norm(x.unsqueeze(-2) - y.unsqueeze(-3), p, -1)
+
+
+@composes("trace")
+def _trace(x: Tensor) -> Any:
+    return x.diagonal().sum()
+
+
+@composes("matrix_power")
+def _matrix_power(x: Tensor, n: int) -> Any:
+    result = torch.eye(x.shape[-1], dtype=x.dtype).expand_as(x)
+    for _ in range(n):
+        result = result @ x
+    return result
+
+
+@composes("solve_triangular")
+def _solve_triangular(
+    A: Tensor,
+    B: Tensor,
+    *,
+    upper: bool,
+    left: bool = True,
+    unitriangular: bool = False,
+) -> Any:
+    if not left:
+        turned = _solve_triangular(A.mT, B.mT, upper=not upper, unitriangular=unitriangular)
+        return turned.transpose(-2, -1)
+    size = int(A.shape[-1])
+    order = range(size - 1, -1, -1) if upper else range(size)
+    rows: dict[int, Tensor] = {}
+    for row in order:
+        rest = B[..., row, :]
+        for column, known in rows.items():
+            rest = rest - A[..., row, column].unsqueeze(-1) * known
+        rows[row] = rest if unitriangular else rest / A[..., row, row].unsqueeze(-1)
+    return torch.stack([rows[row] for row in range(size)], -2)

@@ -1,0 +1,261 @@
+"""Compositions against the functions that they stand in for: in PyTorch, and in ONNX Runtime."""
+
+# mypy: allow-untyped-calls
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F  # noqa: N812 - its usual name
+from torch import Tensor, nn
+
+from strategies.base import Candidate
+from strategies.calling import flatten_outputs
+from strategies.compositions import COMPOSITIONS
+from strategies.exportable import exportable
+from strategies.usage_based import UsageBasedStrategy
+from tests.exporting import largest_error, request_for
+
+Case = Callable[[Tensor], Any]
+
+ROWS, OTHER_ROWS = (2, 3, 8), (3, 3, 12)
+IMAGES, OTHER_IMAGES = (2, 3, 8, 8), (3, 3, 10, 12)
+
+
+def whole(x: Tensor) -> Tensor:
+    """Small whole numbers, some of them negative."""
+    return (x * 3).round().long()
+
+
+def ids(x: Tensor) -> Tensor:
+    """Whole numbers from 0 to 8."""
+    return whole(x).abs().clamp(max=8)
+
+
+def in_place(x: Tensor) -> tuple[Tensor, Tensor]:
+    mask = whole(x) > 0
+    mask |= x < -1
+    mask &= x < 1.5
+    mask ^= x > 1
+    bits = ids(x)
+    bits <<= 2
+    bits |= 3
+    bits >>= 1
+    bits &= 7
+    bits ^= 1
+    return mask, bits
+
+
+def written(x: Tensor) -> Tensor:
+    y = x.clone()
+    return y.expm1_().trunc_()
+
+
+def square(x: Tensor) -> Tensor:
+    return x @ x.mT / 8 + 3 * torch.eye(x.shape[1], dtype=x.dtype)
+
+
+MODES = ("bilinear", "bicubic", "area", "nearest-exact")
+
+
+def resized(mode: str, target: Callable[[Tensor], dict[str, Any]]) -> Case:
+    smooth = mode in {"bilinear", "bicubic"}
+    return lambda x: F.interpolate(x, **target(x), mode=mode, antialias=smooth)
+
+
+ELEMENTWISE: dict[str, Case] = {
+    "expm1": torch.expm1,
+    "exp2": lambda x: x.exp2(),
+    "sinc": lambda x: torch.sinc(x.round()) + torch.special.sinc(x),
+    "xlogy": lambda x: torch.xlogy(x.abs().round(), x.abs().round()) + torch.xlogy(2.0, x.exp()),
+    "logaddexp": lambda x: torch.logaddexp(x, torch.full_like(x, float("-inf"))),
+    "erfc": torch.erfc,
+    "atanh": lambda x: torch.atanh(x.tanh() * 0.9),
+    "asinh": lambda x: torch.asinh(x * 100),
+    "acosh": lambda x: torch.acosh(x.abs() + 1),
+    "trunc": lambda x: (torch.trunc(x * 3), whole(x).fix()),
+    "frac": lambda x: torch.frac(x * 3),
+    "sgn": lambda x: (x.sgn(), whole(x).sgn()),
+    "hypot": lambda x: torch.hypot(x, x + 1),
+    "fmax": lambda x: torch.fmax(torch.log(x), x),
+    "fmin": lambda x: torch.fmin(torch.log(x), x),
+    "infinite": lambda x: (torch.isposinf(x / 0), (x / 0).isneginf()),
+    "heaviside": lambda x: torch.heaviside(x.round(), torch.tensor(0.5, dtype=x.dtype)),
+    "ldexp": lambda x: torch.ldexp(x, ids(x)),
+    "addcdiv": lambda x: torch.addcdiv(x, x, x.abs() + 1, value=2),
+    "threshold": lambda x: F.threshold(x, 0.1, 5),
+    "floor_divide": lambda x: (torch.floor_divide(x, 0.7), whole(x) // 2, whole(x) // -3),
+    "bitwise": lambda x: (whole(x) | ids(x), whole(x) ^ 5, 3 | ids(x), ~whole(x)),
+    "in place": in_place,
+    "written": written,
+}
+COUNTING: dict[str, Case] = {
+    "histc": lambda x: (torch.histc(x, 9, -1, 1), ids(x).to(x.dtype).histc(9, 0, 8), x.histc(5)),
+    "bincount": lambda x: (ids(x).flatten().bincount(), torch.bincount(ids(x)[0, 0], x[0, 0], 12)),
+    "count_nonzero": lambda x: (ids(x).count_nonzero(), torch.count_nonzero(ids(x), dim=1)),
+    "nansum": lambda x: torch.nansum(torch.log(x), -1, keepdim=True),
+    "nanmean": lambda x: (torch.log(x + 1).nanmean(1), torch.nanmean(torch.log(x))),
+    "kthvalue": lambda x: x.kthvalue(2, 1),
+    "median": lambda x: (x.median(-1), x.median()),
+    "quantile": lambda x: (
+        x.quantile(0.3, -1),
+        torch.quantile(x, torch.tensor([0.25, 1.0], dtype=x.dtype), 1, keepdim=True),
+        torch.quantile(x, 0.6, interpolation="nearest"),
+    ),
+    "cumprod": lambda x: (torch.cumprod(x, 1), ids(x).clamp(1, 2).cumprod(1)),
+    "logcumsumexp": lambda x: torch.logcumsumexp(x, 1),
+    "cummax": lambda x: (torch.cummax(x, -1), whole(x).cummax(1)),
+    "cummin": lambda x: (torch.cummin(x, 0), whole(x).cummin(-1)),
+}
+MOVING: dict[str, Case] = {
+    "unfold": lambda x: (x.unfold(-1, 4, 2), x.unfold(dimension=1, size=2, step=1)),
+    "unique_consecutive": lambda x: torch.unique_consecutive(
+        ids(x).flatten().sort()[0], return_inverse=True, return_counts=True
+    ),
+    "unique rows": lambda x: ids(x / 9)[:, :2, :2].unique_consecutive(dim=0),
+    "isin": lambda x: (
+        torch.isin(ids(x), torch.tensor([1, 3])),
+        torch.isin(ids(x), 3, invert=True),
+    ),
+    "take_along_dim": lambda x: (
+        torch.take_along_dim(x, x.argsort(-1)[:, :1], -1),
+        x.take_along_dim(ids(x)),
+    ),
+    "searchsorted": lambda x: (
+        torch.searchsorted(torch.tensor([-1.0, 0.0, 0.5], dtype=x.dtype), x),
+        torch.searchsorted(whole(x).sort(-1)[0], whole(x), right=True, out_int32=True),
+    ),
+    "argwhere": lambda x: torch.argwhere(x > 0),
+    "stable sort": lambda x: (torch.sort(ids(x), stable=True, dim=1), x.argsort(stable=True)),
+    "msort": torch.msort,
+    "select_scatter": lambda x: torch.select_scatter(x, x[..., 0], -1, 1),
+    "slice_scatter": lambda x: torch.slice_scatter(x, x[..., :2], -1, 1, 5, 2),
+    "triangles": lambda x: (
+        x[..., torch.tril_indices(3, 4)[1]],
+        torch.triu_indices(x.shape[-1], 5, 1),
+    ),
+    "diag_embed": lambda x: (torch.diag_embed(x), x.diag_embed(1), x.diag_embed(-2, 1, 0)),
+    "roll": lambda x: (torch.roll(x, (1, -1), (1, 2)), x.roll(3), x.roll(x.shape[-1] // 2, -1)),
+    "flips": lambda x: (torch.fliplr(x), torch.flipud(x)),
+    "rot90": lambda x: tuple(torch.rot90(x, turns, (1, 2)) for turns in range(4)),
+    "movedim": lambda x: (x.movedim(0, -1), x.movedim((-1, 0), (0, -2)), torch.moveaxis(x, 1, 0)),
+    "pad_sequence": lambda x: nn.utils.rnn.pad_sequence([x[0].mT, x[1].mT[2:]], True, 7.0),
+    "ravel": lambda x: x.mT.ravel(),
+    "channel_shuffle": lambda x: F.channel_shuffle(x.repeat(1, 2, 1), 2),
+    "stacks": lambda x: (torch.dstack([x[0], x[1]]), torch.column_stack([x[0, 0], x[1].mT])),
+    "block_diag": lambda x: torch.block_diag(x[0], x[1, 0], x[1]),
+    "cartesian_prod": lambda x: torch.cartesian_prod(torch.arange(x.shape[2]), torch.arange(3)),
+    "vander": lambda x: (torch.vander(x[0, 0], 3), torch.vander(x[0, 0], increasing=True)),
+    "kron": lambda x: torch.kron(x[0], x[1, :, :2]),
+    "scatter_reduce": lambda x: tuple(
+        x.scatter_reduce(1, ids(x).clamp(max=1), x, how, include_self=whole_)
+        for how, whole_ in (("amax", False), ("sum", False), ("mean", False), ("amin", True))
+    ),
+    "one_hot": lambda x: (F.one_hot(ids(x)), F.one_hot(ids(x), 10)),
+    "mT": lambda x: x.mT,
+}
+SIZES: dict[str, Case] = {
+    "split": lambda x: (
+        *x.split(x.shape[-1] // 2, -1),
+        *torch.split(x, [2, x.shape[-1] - 2], -1),
+        *x.split(2, 1),
+    ),
+    "tensor": lambda x: x.sum() * torch.tensor([[x.shape[0], 2], [3.0, x.shape[-1]]]),
+    "new_tensor": lambda x: x.new_tensor([x.shape[-1], 2]) * x.sum(),
+    "full": lambda x: torch.full((x.shape[0],), x.shape[-1]) * x.sum(),
+    "unflatten": lambda x: torch.ones(x.unflatten(-1, (2, -1)).shape) * x.sum(),
+}
+PRODUCTS: dict[str, Case] = {
+    "rms_norm": lambda x: F.rms_norm(x.mT, (3,), x[0, :, 0]) + F.rms_norm(x.mT, (3,), eps=0.1),
+    "grouped attention": lambda x: F.scaled_dot_product_attention(
+        x.mT[:, None].repeat(1, 4, 1, 1),
+        x.mT[:, None].repeat(1, 2, 1, 1),
+        x.mT[:, None].repeat(1, 2, 1, 1),
+        enable_gqa=True,
+    ),
+    "cdist": lambda x: (torch.cdist(x.mT, x.mT + 1), torch.cdist(x.mT, x.mT, 1.0)),
+    "trace": lambda x: torch.trace(square(x)[0]),
+    "matrix_power": lambda x: torch.linalg.matrix_power(square(x), 3),
+    "solve_triangular": lambda x: (
+        torch.linalg.solve_triangular(square(x).tril(), x, upper=False),
+        torch.linalg.solve_triangular(square(x).triu(), x, upper=True, unitriangular=True),
+        torch.linalg.solve_triangular(square(x).tril(), x.mT, upper=False, left=False),
+    ),
+}
+RESIZING: dict[str, Case] = {
+    **{f"{mode} by size": resized(mode, lambda _: {"size": (5, 11)}) for mode in MODES},
+    **{f"{mode} by factor": resized(mode, lambda _: {"scale_factor": 1.7}) for mode in MODES},
+    **{
+        f"{mode} by traced size": resized(
+            mode, lambda x: {"size": (x.shape[-2] * 2, x.shape[-1] - 1)}
+        )
+        for mode in MODES
+    },
+    "corners": lambda x: F.interpolate(
+        x, (5, 11), mode="bicubic", antialias=True, align_corners=True
+    ),
+    "adaptive pooling": lambda x: (
+        F.adaptive_avg_pool2d(x, 3),
+        F.adaptive_avg_pool2d(x, (None, 5)),
+        F.adaptive_avg_pool1d(x.flatten(2), 7),
+    ),
+    "fold": lambda x: (
+        F.fold(F.unfold(x, 2, stride=2), x.shape[-2:], 2, stride=2),
+        F.fold(F.unfold(x, (3, 2), 1, (1, 0), 2), x.shape[-2:], (3, 2), 1, (1, 0), 2),
+    ),
+}
+ON_ROWS = ELEMENTWISE | COUNTING | MOVING | SIZES | PRODUCTS
+CASES = {
+    **{name: (case, ROWS, OTHER_ROWS) for name, case in ON_ROWS.items()},
+    **{name: (case, IMAGES, OTHER_IMAGES) for name, case in RESIZING.items()},
+}
+
+
+def draw(shape: tuple[int, ...]) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(len(shape)))
+
+
+def results(case: Case, x: Tensor) -> list[Tensor]:
+    with torch.no_grad():
+        return [tensor for _, tensor in flatten_outputs(case(x))]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("name", CASES)
+def test_gives_what_torch_gives(name: str, dtype: torch.dtype) -> None:
+    case, shape, _ = CASES[name]
+    x = draw(shape).to(dtype)
+    expected = results(case, x.clone())
+    with exportable(nn.Identity(), plain_attention=False, replacements=COMPOSITIONS):
+        found = results(case, x.clone())
+    torch.testing.assert_close(found, expected, equal_nan=True)
+
+
+class Calls(nn.Module):
+    """A case as a module, its outputs as numbers."""
+
+    def __init__(self, case: Case) -> None:
+        super().__init__()
+        self.case = case
+
+    def forward(self, x: Tensor) -> list[Tensor]:
+        return [
+            tensor if tensor.is_floating_point() else tensor.long()
+            for _, tensor in flatten_outputs(self.case(x))
+        ]
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_lowers_and_follows_sizes(name: str, tmp_path: Path) -> None:
+    case, shape, other_shape = CASES[name]
+    model = Calls(case).eval()
+    axes = {index: f"axis_{index}" for index in range(len(shape)) if index != 1}
+    request = request_for(
+        model, {"x": draw(shape)}, Candidate(strategy="usage_based"), tmp_path, axes={"x": axes}
+    )
+    path = UsageBasedStrategy()(request).path
+    for size in (shape, other_shape):
+        assert largest_error(path, model, {"x": draw(size)}) < 1e-5
