@@ -4,37 +4,44 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import Field, dataclass, fields
 from typing import Any
 
 from transformers import PretrainedConfig
+from transformers.backbone_utils import BackboneConfigMixin
 
 # What a whole number is, by the name of its field; the first pattern that is found counts.
 KINDS: tuple[tuple[str, str], ...] = (
     ("token", r"token_(id|index)s?$|tokens_ids?$|^(bos|eos|pad|unk|mask|sep|cls)_(index|id)$"),
     ("token", r"(^|_)(start|end|newline|patch|bos|eos|pad|stream_bos|stream_eos)_(id|index)$"),
-    ("keep", r"kernel|stride|padding|dilation|merge_size|sampl(e|ing)_rate|factor|ratio|offset"),
+    ("offset", r"layer_offset$"),
+    ("keep", r"kernel|stride|padding|dilation|merge_size|rates?$|factor|(^|_)ratio|offset"),
     ("keep", r"type_vocab|^num_channels$|ignore|cost|coefficient|loss|label|mask_(time|feature)"),
-    ("keep", r"buckets|downsampl|chunk_size$|n_bins|temperature|levels?$|points?$|states$|prompt"),
+    ("keep", r"buckets|chunk_size$|n_bins|temperature|levels?$|points?$|states$"),
     ("vocabulary", r"vocab|^codebook_size$|^num_embeddings$"),
     ("index", r"(layer|layer_id|layer_idx|layer_index|_idx|_index|_indices)$"),
     ("period", r"(period|interval|frequency|pattern|every\w*|sparse_step|layer_step)$"),
     ("dense", r"first_k_dense|num_dense_layers|max_window_layers|num_kv_shared|full_attention_l"),
     ("layers", r"layers$|^(\w+_)?n_layer$|^depth$|resampler_depth$|^num_(\w+_)?blocks$|layers_per"),
     ("positions", r"max_(\w+_)?position|n_positions|max_seq_len|n_ctx$|^max_length$|_positions$"),
+    ("length", r"^prediction_length$"),
     ("patch", r"patch_size$"),
     ("image", r"image_size$|^input_size$|img_size$|resolution$"),
+    ("pooled", r"tokens_per_image$"),
     ("window", r"window|chunk_length$|^local_attention$|block_size$"),
     ("experts", r"experts$|expert_num$"),
+    ("positions_kept", r"index_topk$"),
     ("topk", r"experts_per_tok|num_experts_per|moe_k$|moe_topk$|topk_blocks$|top_?k$"),
     ("group", r"^n_group$|^topk_group$|num_expert_group$"),
     ("kv_heads", r"(num_key_value|num_kv|kv)_(\w+_)?heads$"),
     ("heads", r"heads$|n_head$"),
     ("head_dim", r"head_dim$|^d_kv$|dim_head$|^d_head$|kv_channels$|head_size$"),
+    ("half_width", r"num_pos_feats$"),
     ("rank", r"rank$"),
+    ("width", r"^d_latents$|channel_list$"),
     ("queries", r"num_queries$|num_(\w+_)?proposals$|latents$|query_tokens$|denoising$"),
     ("width", r"size|dims?(_\w+)?$|width$|channels?$|units$|planes$|filters$|hidden|inner$"),
-    ("width", r"embd$|d_model$|d_ff$|dff$|ffn|proj|feedforward|d_ssm$"),
+    ("width", r"sample_groups$|embd$|d_model$|d_ff$|dff$|ffn|proj|feedforward|d_ssm$"),
 )
 # How many layers there are, the field that lists of layers go by first.
 DEPTHS = (
@@ -47,6 +54,9 @@ DEPTHS = (
     "encoder_layers",
     "num_decoder_layers",
 )
+# The stages that a backbone returns: 0 is its stem, others may be layers, counted from 1.
+STAGES = "out_indices"
+_ABSENT = object()
 # Lists of at most so many layers are kept whole: they name the stages of one model.
 FEW = 5
 
@@ -56,21 +66,48 @@ def kind_of(name: str) -> str:
     return next((kind for kind, pattern in KINDS if re.search(pattern, name)), "keep")
 
 
-def own_values(config: PretrainedConfig) -> dict[str, Any]:
-    """The fields that its class cannot work out by itself, sub-configs and lists included."""
+def numbers_left_out(config: PretrainedConfig) -> dict[str, str]:
+    """Sizes that a default config leaves None though it makes no model so: name and kind.
+
+    Some are switches, so they are filled in only where nothing else helped.
+    """
+    return {
+        item.name: kind_of(item.name)
+        for item in fields(config)
+        if item.init and _given(config, item) is None and "int" in str(item.type)
+    }
+
+
+def own_values(config: PretrainedConfig, *, derived: bool = False) -> dict[str, Any]:
+    """The fields that its class cannot work out by itself, sub-configs and lists included.
+
+    Args:
+        config: Of any class.
+        derived: The numbers that it put in the place of a default instead.
+    """
     inherited = {item.name for item in fields(PretrainedConfig)} - {"is_encoder_decoder"}
-    given = dict(config.__dict__)
-    values: dict[str, Any] = {}
-    for item in fields(config):
-        if not item.init or item.name in inherited or item.name not in given:
-            continue
-        value = given[item.name]
-        derived = item.default is None and not isinstance(
-            value, (PretrainedConfig, list, tuple, dict)
-        )
-        if item.default is MISSING or not derived:
-            values[item.name] = value
+    given = {item: _given(config, item) for item in fields(config) if item.name not in inherited}
+    values = {
+        item.name: value
+        for item, value in given.items()
+        if item.init and value is not _ABSENT and _is_derived(item, value) is derived
+    }
+    if isinstance(config, BackboneConfigMixin) and not derived:
+        values[STAGES] = list(config.out_indices)
     return values
+
+
+def _given(config: PretrainedConfig, item: Field[Any]) -> Any:
+    # Not by attribute: what differs from layer to layer cannot be read so.
+    name = config.attribute_map.get(item.name, item.name)
+    return config.__dict__.get(name, _ABSENT)
+
+
+def _is_derived(item: Field[Any], value: Any) -> bool:
+    """Whether the class put a number in the place of None, or of a word such as "auto"."""
+    if isinstance(value, (PretrainedConfig, list, tuple, dict)):
+        return False
+    return item.default is None or (isinstance(item.default, str) and not isinstance(value, str))
 
 
 def token_ids(config: PretrainedConfig) -> Iterator[int]:
@@ -112,6 +149,8 @@ class Picks:
 
     def moved(self, layers: Sequence[int]) -> list[int]:
         """New numbers of old layers; of those that went, the nearest before."""
+        if not self.old:
+            return list(layers)
         new = []
         for layer in layers:
             if layer < 0:
@@ -138,7 +177,7 @@ def pick_layers(
     indices = {
         name
         for name, value in lists.items()
-        if name not in per_layer and _are_layers(name, value, old)
+        if name not in {*per_layer, STAGES} and _are_layers(name, value, old)
     }
     if per_layer and old < FEW:
         kept = set(range(old))
@@ -150,6 +189,7 @@ def pick_layers(
             for layer in lists[name]
             if layer < old
         }
+        kept |= {stage - 1 for stage in lists.get(STAGES, ()) if 0 < stage <= old}
         kinds: dict[object, int] = {}
         for layer in range(old):
             kind = (
@@ -159,7 +199,8 @@ def pick_layers(
             )
             kinds.setdefault(kind, layer)
         kept |= set(kinds.values())
-        kept |= set([layer for layer in range(old) if layer not in kept][: fewest - len(kept)])
+        spare = [layer for layer in range(old) if layer not in kept]
+        kept |= set(spare[: max(fewest - len(kept), 0)])
     return Picks(
         old=old,
         kept=tuple(sorted(kept)),
@@ -170,7 +211,7 @@ def pick_layers(
 
 
 def _are_layers(name: str, value: Sequence[Any], old: int) -> bool:
-    named = re.search(r"ind(ex|ic|x)|idx|layers|out_ind|layer_ids", name)
+    named = re.search(r"ind(ex|ic|x)|idx|layers|layer_ids", name)
     return bool(named and value and old) and all(
         isinstance(item, int) and -old <= item <= old for item in value
     )

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -30,6 +31,7 @@ __all__ = [
 ]
 
 BASE, HEAD = "base", "head"
+KINDS = (BASE, HEAD)
 # More than these are not tiny.
 MOST_PARAMETERS = 50_000_000
 # The tasks whose heads users export, each the name of an auto mapping.
@@ -125,3 +127,10 @@ def build_rung(name: str, level: int, *, seed: int = 0) -> nn.Module:
 
 def _first(classes: str | Sequence[str]) -> str:
     return classes if isinstance(classes, str) else classes[0]
+
+
+if __name__ == "__main__":
+    # It imports this module, which `--check` runs under another name.
+    from scripts.zoo_check import main
+
+    sys.exit(main())
