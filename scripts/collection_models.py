@@ -59,7 +59,23 @@ def _plain(name: str, seed: int) -> Built:  # noqa: ARG001 - they bring a seed o
     return plain_modules.PLAIN[name]()
 
 
+def _zoo_names(kind: str) -> Iterable[str]:
+    from scripts import zoo  # noqa: PLC0415 - see IMPORTS
+
+    return [name.removeprefix(f"{kind}:") for name in zoo.names(kind)]
+
+
+def _zoo(kind: str, name: str, seed: int) -> Built:
+    from scripts import zoo  # noqa: PLC0415 - see IMPORTS
+
+    return zoo.build(f"{kind}:{name}", seed=seed), None
+
+
 KINDS = {
+    **{
+        kind: Kind(names=partial(_zoo_names, kind), build=partial(_zoo, kind))
+        for kind in ("base", "head")
+    },
     "tiny": Kind(names=_tiny_names, build=_tiny),
     "plain": Kind(names=_plain_names, build=_plain),
 }

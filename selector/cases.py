@@ -22,9 +22,31 @@ FILLS = {
     "normal": "normally distributed around `low` with the deviation `high`",
     "uniform": "evenly distributed between `low` and `high`",
     "boxes": "x0, y0, x1, y1 with x0 <= x1 and y0 <= y1, between `low` and `high`",
+    "grid": "rows and columns of patches, multiples of `low`, and a leading 1 where there is room",
+    "places": "column and row of every patch of such a grid",
+    "positions": "0, 1, 2 and so on along the last axis, from another start per row",
     "constant": "`low` everywhere",
     "example": "the user's values, unchanged in every case",
 }
+
+
+# Axes of patches: of all images together, and of each one.
+TOTAL_PATCHES, PATCHES = "total_patches", "num_patches"
+
+
+def patches_of_a_row(rows: int, sizes: Mapping[str, int]) -> int:
+    """How many patches each of as many images has.
+
+    Raises:
+        ValueError: All patches together do not divide evenly.
+    """
+    total = sizes.get(TOTAL_PATCHES)
+    if total is None:
+        return sizes.get(PATCHES, 0)
+    if total % rows:
+        msg = f"{total} patches do not make {rows} equal images"
+        raise ValueError(msg)
+    return total // rows
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,6 +67,26 @@ class ShapeDtype:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Placeholder:
+    """An id that stands for a piece of an image or a sound.
+
+    Attributes:
+        token: The id.
+        count: How many of them a row holds, where that does not follow the sizes.
+        patches: How many patches of a row's image one of them stands for; 0 where the
+            count is fixed.
+    """
+
+    token: int
+    count: int = 0
+    patches: int = 0
+
+    def in_row(self, rows: int, sizes: Mapping[str, int]) -> int:
+        """How many of them each of as many rows holds."""
+        return patches_of_a_row(rows, sizes) // self.patches if self.patches else self.count
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TokenRules:
     """Which ids may stand where in rows of tokens.
 
@@ -54,8 +96,7 @@ class TokenRules:
         end: Id of every row's last real token, or None.
         pad: Id behind the last real token, or None for ordinary ids.
         padded: Whether a mask is among the inputs that declares padding.
-        placeholder: Id that stands for a piece of an image or a sound, or None.
-        placeholders: How many of those a row holds.
+        placeholders: Ids that stand for pieces of other inputs, one after the other.
     """
 
     avoid: tuple[int, ...] = ()
@@ -63,8 +104,7 @@ class TokenRules:
     end: int | None = None
     pad: int | None = None
     padded: bool = False
-    placeholder: int | None = None
-    placeholders: int = 0
+    placeholders: tuple[Placeholder, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,6 +159,10 @@ class ExampleInputs:
     def names(self) -> tuple[str, ...]:
         """Forward's parameter name of every input, in forward's order."""
         return tuple(spec.name for spec in self.specs)
+
+    def shape_of(self, spec: InputSpec) -> tuple[int, ...]:
+        """The shape that an input has in the example case."""
+        return tuple(self.sizes[axis] if isinstance(axis, str) else axis for axis in spec.axes)
 
     @property
     def dynamic_axes(self) -> dict[str, dict[int, str]]:

@@ -4,13 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from selector.audio_rules import (
+    AUDIO_CHANNEL_NAMES,
+    AUDIO_MASKS,
+    AUDIO_RULES,
+    FEATURES,
+    WIDTH_NAMES,
+    audio_features,
+    audio_mask,
+    spectrum,
+    waveform,
+)
 from selector.cases import InputSpec, TokenRules
 from selector.config_lookup import AUDIO, TEXT, VISION, find, find_int, special_tokens
 from selector.facts import Facts
+from selector.patch_rules import CHANNEL_NAMES, GRIDS, PLACES, grids, masks, patches, places
 from selector.shape_docs import DocumentedShape, evaluate
+from selector.spec_kinds import Axes, floats, whole
 
 Rule = Callable[[str, Facts], list[InputSpec]]
-Axes = tuple[int | str, ...]
 
 # How docstrings call the axes that have a name of ours.
 AXIS_OF_WORD = {
@@ -19,18 +31,7 @@ AXIS_OF_WORD = {
     **dict.fromkeys(("width", "image_width"), "width"),
     **dict.fromkeys(("audio_length", "num_samples", "time_steps"), "audio_length"),
 }
-CHANNEL_NAMES = ("num_channels", "in_channels", "in_chans", "num_input_channels")
-AUDIO_CHANNEL_NAMES = ("audio_channels", "num_channels", "in_channels")
-FEATURE_NAMES = (
-    "num_mel_bins",
-    "feature_size",
-    "input_feat_per_channel",
-    "feature_projection_input_dim",
-    "n_mels",
-    "num_mel_channels",
-    "input_dim",
-)
-WIDTH_NAMES = ("hidden_size", "d_model", "hidden_dim")
+CODEBOOK_NAMES = ("num_codebooks", "num_audio_codebooks", "num_quantizers")
 
 
 def alternatives(name: str, facts: Facts) -> list[InputSpec]:
@@ -45,6 +46,12 @@ def alternatives(name: str, facts: Facts) -> list[InputSpec]:
     new = [_as_ruled(spec, ruled) for spec in documented if _tells_more(spec, ruled)]
     # Sounds come in many layouts, of which the documentation knows the model's own.
     return [*new, *ruled] if name in AUDIO_RULES else [*ruled, *new]
+
+
+def as_documented(name: str, shape: DocumentedShape, facts: Facts) -> list[InputSpec]:
+    """The input in a shape that the model itself wrote out, filled by the rule of its name."""
+    spec = _from_docs(name, shape, facts)
+    return [_as_ruled(spec, alternatives(name, facts))] if spec else []
 
 
 def _tells_more(spec: InputSpec, ruled: list[InputSpec]) -> bool:
@@ -72,14 +79,6 @@ def _as_ruled(spec: InputSpec, ruled: list[InputSpec]) -> InputSpec:
     )
 
 
-def _floats(name: str, facts: Facts, *shapes: Axes | None) -> list[InputSpec]:
-    return [
-        InputSpec(name=name, axes=axes, dtype=facts.float_dtype, fill="normal")
-        for axes in dict.fromkeys(shapes)
-        if axes is not None
-    ]
-
-
 def sequence_axis(prefix: str) -> str:
     """Name of the length of `{prefix}input_ids`."""
     return f"{prefix}sequence_length"
@@ -88,15 +87,22 @@ def sequence_axis(prefix: str) -> str:
 def _tokens(name: str, facts: Facts) -> list[InputSpec]:
     prefix = name.removesuffix("input_ids")
     near = (prefix.rstrip("_"), *TEXT) if prefix else TEXT
+    books = find_int(facts.config, *CODEBOOK_NAMES, near=near)
+    if books is None and prefix == "decoder_":
+        books = find_int(facts.config, "num_channels", near=("decoder",))
+    rows: Axes = ("batch_size", sequence_axis(prefix))
+    # Some have a column for text beside those for the codebooks.
+    shapes = [rows, (*rows, books), (*rows, books + 1)] if books else [rows]
     return [
         InputSpec(
             name=name,
-            axes=("batch_size", sequence_axis(prefix)),
+            axes=axes,
             dtype="int64",
             fill="tokens",
             high=vocabulary(facts, near),
             tokens=_token_rules(prefix, facts, near),
         )
+        for axes in shapes
     ]
 
 
@@ -130,7 +136,9 @@ def _attention_mask(name: str, facts: Facts) -> list[InputSpec]:
     own = f"{prefix}input_ids" in facts.parameters or prefix == "decoder_"
     length = sequence_axis(prefix if own else "")
     if not own and "input_ids" not in facts.parameters:
-        length = "audio_length" if "input_values" in facts.parameters else "feature_length"
+        features = any(name in facts.parameters for name in FEATURES)
+        length = "feature_length" if features else sequence_axis("")
+        length = "audio_length" if "input_values" in facts.parameters else length
     return [
         InputSpec(
             name=name,
@@ -144,11 +152,13 @@ def _attention_mask(name: str, facts: Facts) -> list[InputSpec]:
 
 def _token_types(name: str, facts: Facts) -> list[InputSpec]:
     kinds = find_int(facts.config, "type_vocab_size", near=TEXT) or 1
-    return _whole(name, ("batch_size", "sequence_length"), high=max(kinds, 1))
+    return whole(name, ("batch_size", "sequence_length"), high=max(kinds, 1))
 
 
-def _whole(name: str, axes: Axes, *, low: float = 0, high: float = 2) -> list[InputSpec]:
-    return [InputSpec(name=name, axes=axes, dtype="int64", fill="integers", low=low, high=high)]
+def _positions(name: str, facts: Facts) -> list[InputSpec]:
+    del facts
+    axes: list[Axes] = [(3, "batch_size", "sequence_length"), ("batch_size", "sequence_length")]
+    return [InputSpec(name=name, axes=item, dtype="int64", fill="positions") for item in axes]
 
 
 def _layout(name: str, facts: Facts) -> list[InputSpec]:
@@ -172,48 +182,13 @@ def _image(name: str, facts: Facts) -> list[InputSpec]:
     clip: Axes = ("batch_size", "num_frames", channels, "height", "width")
     pair: Axes = ("batch_size", "num_images", channels, "height", "width")
     if find_int(facts.config, "num_frames", near=VISION):
-        return _floats(name, facts, clip, image, together)
-    return _floats(name, facts, image, together, pair)
+        return floats(name, facts, clip, image, together)
+    return [*patches(name, facts), *floats(name, facts, image, together, pair)]
 
 
 def _video(name: str, facts: Facts) -> list[InputSpec]:
     channels = find_int(facts.config, *CHANNEL_NAMES, near=VISION) or 3
-    return _floats(name, facts, ("batch_size", "num_frames", channels, "height", "width"))
-
-
-def _audio_features(name: str, facts: Facts) -> list[InputSpec]:
-    size = find_int(facts.config, *FEATURE_NAMES, near=AUDIO)
-    if size is None:
-        return []
-    return _floats(
-        name,
-        facts,
-        ("batch_size", size, "feature_length"),
-        ("batch_size", "feature_length", size),
-        ("batch_size", 1, "feature_length", size),
-    )
-
-
-def _waveform(name: str, facts: Facts) -> list[InputSpec]:
-    channels = find_int(facts.config, *AUDIO_CHANNEL_NAMES, near=AUDIO) or 1
-    raw: list[Axes] = [("batch_size", "audio_length"), ("batch_size", channels, "audio_length")]
-    return [
-        *(
-            InputSpec(name=name, axes=axes, dtype=facts.float_dtype, fill="uniform", low=-1, high=1)
-            for axes in raw
-        ),
-        *_spectrum(name, facts),
-    ]
-
-
-def _spectrum(name: str, facts: Facts) -> list[InputSpec]:
-    length = "decoder_sequence_length" if name.startswith("decoder_") else "feature_length"
-    sizes = (
-        find_int(facts.config, *FEATURE_NAMES, near=AUDIO),
-        find_int(facts.config, *WIDTH_NAMES, near=AUDIO),
-    )
-    shapes: list[Axes | None] = [("batch_size", length, size) if size else None for size in sizes]
-    return _floats(name, facts, *shapes)
+    return floats(name, facts, ("batch_size", "num_frames", channels, "height", "width"))
 
 
 def _anything(name: str, facts: Facts) -> list[InputSpec]:
@@ -222,7 +197,7 @@ def _anything(name: str, facts: Facts) -> list[InputSpec]:
     return [
         InputSpec(name=name, axes=tokens.axes, dtype="int64", fill="tokens", high=tokens.high),
         *_image(name, facts),
-        *_floats(name, facts, ("batch_size", "sequence_length", width) if width else None),
+        *floats(name, facts, ("batch_size", "sequence_length", width) if width else None),
     ]
 
 
@@ -230,7 +205,7 @@ def _series(name: str, facts: Facts) -> list[InputSpec]:
     length = "context_length" if name.startswith("past_") else "prediction_length"
     channels = find_int(facts.config, "num_input_channels", "input_size") or 1
     flat: Axes = ("batch_size", length)
-    specs = _floats(name, facts, *([flat] if channels == 1 else []), (*flat, channels), flat)
+    specs = floats(name, facts, *([flat] if channels == 1 else []), (*flat, channels), flat)
     if not name.endswith("mask"):
         return specs
     return [
@@ -242,14 +217,14 @@ def _series(name: str, facts: Facts) -> list[InputSpec]:
 def _time_features(name: str, facts: Facts) -> list[InputSpec]:
     length = "context_length" if name.startswith("past_") else "prediction_length"
     size = find_int(facts.config, "num_time_features")
-    return _floats(name, facts, ("batch_size", length, size) if size else None)
+    return floats(name, facts, ("batch_size", length, size) if size else None)
 
 
 def _points(name: str, facts: Facts) -> list[InputSpec]:
     grouped: Axes = ("batch_size", "point_batch_size", "num_points")
     plain: Axes = ("batch_size", "num_points")
     if name.endswith("labels"):
-        return _whole(name, grouped) + _whole(name, plain)
+        return whole(name, grouped) + whole(name, plain)
     side = min(facts.image_size or (64, 64))
     return [
         InputSpec(
@@ -279,8 +254,8 @@ def _from_docs(name: str, shape: DocumentedShape, facts: Facts) -> InputSpec | N
         dtype = "bool" if kind == "bool" else "int64"
         return InputSpec(name=name, axes=tuple(axes), dtype=dtype, fill="observed")
     if kind == "int":
-        return _whole(name, tuple(axes))[0]
-    return _floats(name, facts, tuple(axes))[0]
+        return whole(name, tuple(axes))[0]
+    return floats(name, facts, tuple(axes))[0]
 
 
 def _documented_axis(name: str, symbol: str, facts: Facts) -> int | str | None:
@@ -305,17 +280,22 @@ def _length_axis(name: str) -> str:
     return "sequence_length"
 
 
-AUDIO_RULES = frozenset({"input_values", "input_features"})
-
 RULES: dict[str, Rule] = {
     "token_type_ids": _token_types,
     "bbox": _layout,
     "image": _image,
     "pixel_values_videos": _video,
-    "input_features": _audio_features,
-    "input_values": _waveform,
-    "decoder_input_values": _spectrum,
+    "input_features": audio_features,
+    "audio_mel": audio_features,
+    "input_values": waveform,
+    "decoder_input_values": spectrum,
     "inputs": _anything,
+    "hidden_states": patches,
+    "position_ids": _positions,
+    "pixel_attention_mask": masks,
+    **dict.fromkeys(GRIDS, grids),
+    **dict.fromkeys(PLACES, places),
+    **dict.fromkeys(AUDIO_MASKS, audio_mask),
     "past_values": _series,
     "past_observed_mask": _series,
     "observed_mask": _series,
@@ -332,6 +312,18 @@ SUFFIX_RULES: dict[str, Rule] = {
     "attention_mask": _attention_mask,
     "pixel_values": _image,
 }
+
+
+def insisted(facts: Facts) -> dict[str, int]:
+    """Sizes of images and sounds that the config names, and no others do for many models."""
+    found: dict[str, int] = {}
+    if facts.image_size:
+        found["height"], found["width"] = facts.image_size
+    steps = find_int(facts.config, "max_source_positions", near=AUDIO)
+    if steps:
+        # Speech encoders after Whisper halve the length before they add positions.
+        found["feature_length"] = 2 * steps
+    return found
 
 
 def anchors(facts: Facts) -> dict[str, int]:

@@ -111,7 +111,7 @@ def measure(  # noqa: PLR0913 - the arguments of auto_export that matter here
         if isinstance(model, Recipe):
             workshop.build(model.name, model.build, limits)
         else:
-            workshop.load(model, random_weights=random_weights)
+            workshop.load(model, random_weights=random_weights, limits=limits)
         study = workshop.study(StudyOrder(given=inputs, dynamic=bool(dynamic)), limits)
         run = workshop.attempts(
             study, opset=DEFAULT_OPSET, weights="copy", verify="full", tolerance=None

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 Repair = Callable[[ExampleInputs, Exception], Iterator[ExampleInputs]]
 
 MOST_RUNS = 40
-DEEPEST_REPAIR = 4
+DEEPEST_REPAIR = 8
 
 
 def settle(
@@ -65,9 +65,10 @@ def _search(
 
 def _key(inputs: ExampleInputs) -> object:
     kinds = tuple(
-        (spec.name, spec.axes, spec.dtype, spec.fill, spec.tokens) for spec in inputs.specs
+        (spec.name, inputs.shape_of(spec), spec.dtype, spec.fill, spec.low, spec.high, spec.tokens)
+        for spec in inputs.specs
     )
-    return kinds, tuple(sorted(inputs.sizes.items())), tuple(inputs.constants)
+    return kinds, tuple(inputs.constants)
 
 
 def confirm(eager: Eager, inputs: ExampleInputs) -> ExampleInputs:

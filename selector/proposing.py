@@ -6,7 +6,7 @@ import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from selector import input_rules, sizing
+from selector import input_rules, patch_rules, sizing
 from selector.cases import ExampleInputs, InputSpec
 from selector.config_lookup import TEXT, find, find_int
 from selector.facts import Facts
@@ -20,10 +20,13 @@ PROMPTS = ("input_points", "input_labels")
 NEVER = frozenset(
     {"labels", "pixel_mask", "past_key_values", "use_cache", "return_dict", "inputs_embeds"}
 )
+# What forward computes from values one by one, unless it gets the result.
+COMPUTED = {"mm_token_type_ids": "position_ids"}
 TEXT_TASKS = ("text", "fill-mask", "token-classification", "question-answering", "causal")
 
 MOST_COMBINATIONS = 16
-IMAGE_AXES = ("height", "width")
+# Axes whose size many models insist on.
+RIGID = ("height", "width")
 # Detectors choose the best few hundred of an image's cells.
 LARGE_IMAGE = {"height": 320, "width": 416}
 
@@ -66,7 +69,9 @@ def _companions(facts: Facts, names: set[str]) -> set[str]:
         if "bbox" in facts.parameters:
             found.add("bbox")
     if any(name in names for name in IMAGES):
-        found.update(PROMPTS)
+        found.update(PROMPTS, patch_rules.GRIDS, patch_rules.PLACES)
+        if set(patch_rules.PADDED_GRIDS) & set(facts.parameters):
+            found.add("pixel_attention_mask")
     return found & set(facts.parameters)
 
 
@@ -106,27 +111,29 @@ def proposals(
 ) -> Iterator[ExampleInputs]:
     """Whole sets of inputs, the likeliest first; `other_sizes` are hopes, not yet tried.
 
-    Each combination comes with image sizes of our choice first, then with the config's,
-    which some models insist on; insisted axes have no second size. Where the config
-    names none, larger ones come second.
+    Image sizes are of our choice, and where the config names none, larger ones come second.
     """
     anchors = input_rules.anchors(facts)
+    free = {axis: size for axis, size in anchors.items() if axis not in RIGID}
+    rungs = [free] if "height" in anchors else [free, free | LARGE_IMAGE]
     combinations = itertools.product(*(specs_of[name] for name in names))
     for combination in itertools.islice(combinations, MOST_COMBINATIONS):
         specs = agree(_same_rows(combination))
-        for imposed, insisted in _image_rungs(anchors):
+        for imposed in rungs:
             sizes, others = sizing.choose(specs, facts, imposed=imposed, given=given_sizes)
-            kept = {axis: size for axis, size in others.items() if axis not in insisted}
-            yield ExampleInputs(specs=specs, sizes=sizes, other_sizes=kept, constants=dict(bound))
+            yield ExampleInputs(specs=specs, sizes=sizes, other_sizes=others, constants=dict(bound))
 
 
-def _image_rungs(anchors: Mapping[str, int]) -> Iterator[tuple[dict[str, int], tuple[str, ...]]]:
-    rest = {axis: size for axis, size in anchors.items() if axis not in IMAGE_AXES}
-    yield rest, ()
-    if "height" in anchors:
-        yield dict(anchors), IMAGE_AXES
-    else:
-        yield rest | LARGE_IMAGE, ()
+def insisting(proposal: ExampleInputs, facts: Facts) -> Iterator[ExampleInputs]:
+    """The proposal with the config's own sizes of images and sounds, which then are fixed."""
+    insisted = {
+        axis: size
+        for axis, size in input_rules.insisted(facts).items()
+        if axis in proposal.other_sizes
+    }
+    if insisted:
+        others = {k: v for k, v in proposal.other_sizes.items() if k not in insisted}
+        yield replace(proposal, sizes={**proposal.sizes, **insisted}, other_sizes=others)
 
 
 def _same_rows(specs: Sequence[InputSpec]) -> tuple[InputSpec, ...]:

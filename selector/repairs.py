@@ -2,24 +2,16 @@
 
 from __future__ import annotations
 
-import linecache
 import re
-import traceback
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 
-from selector import input_rules, sizing
+from selector import input_rules, placeholders, sizing
 from selector.cases import ExampleInputs, InputSpec
-from selector.config_lookup import find_int
+from selector.complaints import Complaint, complaints, places
 from selector.facts import Facts
-from selector.proposing import NEVER, agree
+from selector.proposing import COMPUTED, NEVER, agree, insisting
 
-PLACEHOLDERS = re.compile(r"tokens:?\s*(\d+)\D{1,40}?features:?\s*(\d+)", re.IGNORECASE)
-PLACEHOLDER_NAMES = {
-    "image": ("image_token_id", "image_token_index"),
-    "audio": ("audio_token_id", "audio_token_index"),
-    "video": ("video_token_id", "video_token_index"),
-}
 UNEXPECTED = re.compile(r"unexpected keyword argument '(\w+)'")
 MOST_SIZES = 3
 
@@ -28,8 +20,10 @@ def sure(proposal: ExampleInputs, error: Exception, facts: Facts) -> Iterator[Ex
     """Proposals that answer a complaint which says what is missing or too much."""
     text = str(error)
     yield from _without_constant(proposal, text)
-    yield from _with_placeholders(proposal, text, facts)
+    yield from placeholders.placed(proposal, error, facts)
     yield from _with_missing(proposal, _mentioned(text, error, facts), facts)
+    yield from _reshaped(proposal, error, facts)
+    yield from insisting(proposal, facts)
 
 
 def _without_constant(proposal: ExampleInputs, text: str) -> Iterator[ExampleInputs]:
@@ -39,48 +33,52 @@ def _without_constant(proposal: ExampleInputs, text: str) -> Iterator[ExampleInp
         yield replace(proposal, constants=kept)
 
 
-def _with_placeholders(proposal: ExampleInputs, text: str, facts: Facts) -> Iterator[ExampleInputs]:
-    found = PLACEHOLDERS.search(text)
-    rows = proposal.sizes.get("batch_size", 0)
-    if not found or not rows or int(found[2]) % rows:
-        return
-    names = next((names for kind, names in PLACEHOLDER_NAMES.items() if kind in text.lower()), ())
-    token = find_int(facts.config, *names)
-    if token is None:
-        return
-    count = int(found[2]) // rows
-    specs = tuple(_placed(spec, token, count) for spec in proposal.specs)
-    length = sizing.USUAL["sequence_length"]
-    yield replace(
-        proposal,
-        specs=agree(specs),
-        sizes={**proposal.sizes, "sequence_length": length[0] + count},
-        other_sizes={**proposal.other_sizes, "sequence_length": length[1] + count},
-    )
+def _reshaped(proposal: ExampleInputs, error: Exception, facts: Facts) -> Iterator[ExampleInputs]:
+    """The same with the input that the error is about as the error wants it."""
+    shapes = {spec.name: proposal.shape_of(spec) for spec in proposal.specs if spec.example is None}
+    for complaint in complaints(error, shapes):
+        for spec in _answers(complaint, proposal, facts):
+            specs = tuple(spec if own.name == spec.name else own for own in proposal.specs)
+            yield _resized(proposal, specs, facts)
 
 
-def _placed(spec: InputSpec, token: int, count: int) -> InputSpec:
-    if spec.name != "input_ids" or spec.tokens is None or spec.example is not None:
-        return spec
-    return replace(spec, tokens=replace(spec.tokens, placeholder=token, placeholders=count))
+def _answers(complaint: Complaint, proposal: ExampleInputs, facts: Facts) -> Iterator[InputSpec]:
+    own = next(spec for spec in proposal.specs if spec.name == complaint.name)
+    if complaint.shape is not None:
+        yield from input_rules.as_documented(complaint.name, complaint.shape, facts)
+        return
+    rank = len(own.axes) if complaint.rank is None else complaint.rank
+    fitting = [
+        spec
+        for spec in input_rules.alternatives(complaint.name, facts)
+        if (complaint.rank is None or len(spec.axes) == rank)
+        and all(spec.axes[index] == size for index, size in complaint.sizes.items())
+    ]
+    yield from fitting
+    if not fitting and len(own.axes) == rank and complaint.sizes:
+        axes = list(own.axes)
+        for index, size in complaint.sizes.items():
+            axes[index] = size
+        yield replace(own, axes=tuple(axes))
 
 
 def _mentioned(text: str, error: Exception, facts: Facts) -> list[str]:
     """Parameters of forward that the message names, or that were None where it failed."""
     if isinstance(error, AttributeError | TypeError) and "None" in text:
         return _none_where_it_failed(error, facts)
-    return [name for name in facts.parameters if re.search(rf"\b{name}\b", text)]
+    named = [name for name in facts.parameters if re.search(rf"\b{name}\b", text)]
+    missing = [name for name in named if re.search(rf"\b{name}\b\W*(is|are|was)\W+missing", text)]
+    return missing or named
 
 
 def _none_where_it_failed(error: Exception, facts: Facts) -> list[str]:
     found: list[str] = []
-    for frame, number in traceback.walk_tb(error.__traceback__):
-        line = linecache.getline(frame.f_code.co_filename, number)
-        words = set(re.findall(r"\w+", line))
+    for place in places(error):
+        words = set(re.findall(r"\w+", place.source))
         found += [
             name
             for name in facts.parameters
-            if name in words and frame.f_locals.get(name, name) is None
+            if name in words and place.values.get(name, name) is None
         ]
     return list(dict.fromkeys(found))
 
@@ -88,28 +86,29 @@ def _none_where_it_failed(error: Exception, facts: Facts) -> list[str]:
 def _with_missing(
     proposal: ExampleInputs, names: Iterable[str], facts: Facts
 ) -> Iterator[ExampleInputs]:
-    passed = set(proposal.names)
+    order = list(facts.parameters)
     for name in names:
-        if name in passed or name in NEVER or name.endswith("_embeds"):
-            continue
-        for spec in input_rules.alternatives(name, facts):
-            specs = sorted(
-                [*proposal.specs, spec], key=lambda item: list(facts.parameters).index(item.name)
-            )
-            sizes, others = sizing.choose(
-                specs, facts, imposed=input_rules.anchors(facts), given=proposal.sizes
-            )
-            kept = {
-                axis: size
-                for axis, size in others.items()
-                if axis in proposal.other_sizes or axis not in proposal.sizes
-            }
-            yield replace(
-                proposal,
-                specs=agree(specs),
-                sizes=sizes,
-                other_sizes={**kept, **proposal.other_sizes},
-            )
+        ready = COMPUTED.get(name, name)
+        for wanted in dict.fromkeys((ready, name)):
+            if wanted in proposal.names or wanted in NEVER or wanted.endswith("_embeds"):
+                continue
+            for spec in input_rules.alternatives(wanted, facts):
+                specs = sorted([*proposal.specs, spec], key=lambda item: order.index(item.name))
+                yield _resized(proposal, specs, facts)
+
+
+def _resized(proposal: ExampleInputs, specs: Sequence[InputSpec], facts: Facts) -> ExampleInputs:
+    """The proposal with these specs instead, and sizes for their axes; known ones stay."""
+    sizes, others = sizing.choose(
+        specs, facts, imposed=input_rules.anchors(facts), given=proposal.sizes
+    )
+    kept = {
+        axis: size
+        for axis, size in others.items()
+        if axis in proposal.other_sizes or axis not in proposal.sizes
+    }
+    known = {axis: size for axis, size in proposal.other_sizes.items() if axis in sizes}
+    return replace(proposal, specs=agree(specs), sizes=sizes, other_sizes={**kept, **known})
 
 
 def guessed_sizes(proposal: ExampleInputs, error: Exception) -> Iterator[ExampleInputs]:

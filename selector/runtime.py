@@ -47,10 +47,6 @@ class Session:
         options = ort.SessionOptions()
         options.log_severity_level = _SILENT
         options.graph_optimization_level = LEVELS[level]
-        # The arena grows by doubling and gives nothing back, which large activations at a
-        # second batch size do not leave room for.
-        options.enable_cpu_mem_arena = False
-        options.enable_mem_pattern = False
         # As OpenMP's in `strategies.worker`: threads that spin lose where cores are shared.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         try:
@@ -69,6 +65,9 @@ class Session:
         }
         self._options = ort.RunOptions()
         self._options.log_severity_level = _SILENT
+        # The arena grows by doubling. Kept from one run to the next, it leaves no room for
+        # large activations at another size; without it every operator waits for new pages.
+        self._options.add_run_config_entry("memory.enable_memory_arena_shrinkage", "cpu:0")
 
     def run(self, inputs: Mapping[str, Array]) -> dict[str, Array]:
         """Runs it; bfloat16 goes in and comes out as float32.

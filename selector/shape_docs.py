@@ -37,7 +37,7 @@ def documented_shapes(docstring: str | None) -> dict[str, tuple[DocumentedShape,
     found: dict[str, tuple[DocumentedShape, ...]] = {}
     for name, text in ARGUMENT.findall(docstring or ""):
         shapes = tuple(
-            DocumentedShape(symbols=_symbols(shape), kind=_kind(text))
+            DocumentedShape(symbols=documented_symbols(shape), kind=_kind(text))
             for shape in SHAPE.findall(text)
         )
         if shapes:
@@ -45,7 +45,8 @@ def documented_shapes(docstring: str | None) -> dict[str, tuple[DocumentedShape,
     return found
 
 
-def _symbols(shape: str) -> tuple[str, ...]:
+def documented_symbols(shape: str) -> tuple[str, ...]:
+    """The expressions of a written shape, `(batch_size, 2 * patch_size)`, one per axis."""
     flat = shape.replace("(", "").replace(")", "")
     return tuple(part.strip() for part in flat.split(",") if part.strip())
 

@@ -2,14 +2,23 @@
 
 from __future__ import annotations
 
+import math
 import zlib
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 
-from selector.cases import STYLES, InputSpec
+from selector.cases import STYLES, InputSpec, patches_of_a_row
 
 SCALES = {"large": 8.0, "small": 0.125}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Case:
+    sizes: Mapping[str, int]
+    seed: int
+    style: str
 
 
 def draw_case(
@@ -23,17 +32,19 @@ def draw_case(
     if style not in STYLES:
         msg = f"unknown style {style!r}; known: {', '.join(STYLES)}"
         raise ValueError(msg)
-    return {spec.name: _draw(spec, _shape(spec, sizes), seed, style) for spec in specs}
+    case = _Case(sizes=sizes, seed=seed, style=style)
+    return {spec.name: _draw(spec, _shape(spec, sizes), case) for spec in specs}
 
 
 def _shape(spec: InputSpec, sizes: Mapping[str, int]) -> tuple[int, ...]:
     return tuple(sizes[axis] if isinstance(axis, str) else axis for axis in spec.axes)
 
 
-def _draw(spec: InputSpec, shape: tuple[int, ...], seed: int, style: str) -> torch.Tensor:
-    if spec.example is not None and (spec.fill == "example" or (seed == 0 and style == "example")):
-        return _as_given(spec, shape, seed, style)
-    drawn = DRAWERS[spec.fill](spec, shape, seed, style)
+def _draw(spec: InputSpec, shape: tuple[int, ...], case: _Case) -> torch.Tensor:
+    own = case.seed == 0 and case.style == "example"
+    if spec.example is not None and (spec.fill == "example" or own):
+        return _as_given(spec, shape, case)
+    drawn = DRAWERS[spec.fill](spec, shape, case)
     return drawn.to(getattr(torch, spec.dtype))
 
 
@@ -41,7 +52,7 @@ def _generator(seed: int, *key: str) -> torch.Generator:
     return torch.Generator().manual_seed(zlib.crc32("/".join((str(seed), *key)).encode()))
 
 
-def _row_lengths(spec: InputSpec, shape: tuple[int, ...], seed: int, style: str) -> torch.Tensor:
+def _row_lengths(spec: InputSpec, shape: tuple[int, ...], case: _Case) -> torch.Tensor:
     """How many tokens of every row are real, shape `shape[:-1]`.
 
     Depends on nothing but the seed and the shape, so that ids and mask agree. The last
@@ -49,86 +60,96 @@ def _row_lengths(spec: InputSpec, shape: tuple[int, ...], seed: int, style: str)
     """
     columns, rows = shape[-1], shape[:-1]
     rules = spec.tokens
-    if style == "unpadded" or columns < 2 or (rules and not rules.padded):
+    if case.style == "unpadded" or columns < 2 or (rules and not rules.padded):
         return torch.full(rows, columns)
-    needed = rules.placeholders + 2 if rules else 1
+    counts = _placeholder_counts(spec, shape, case)
+    needed = sum(counts) + max(len(counts), 1) + 1 if rules else 1
     least = min(max(columns // 2, needed), columns - 1)
-    lengths = torch.randint(least, columns, rows, generator=_generator(seed, "rows"))
+    lengths = torch.randint(least, columns, rows, generator=_generator(case.seed, "rows"))
     flat = lengths.view(-1)
     if flat.numel() > 1:
         flat[0] = columns
     return lengths
 
 
-def _real(spec: InputSpec, shape: tuple[int, ...], seed: int, style: str) -> torch.Tensor:
-    lengths = _row_lengths(spec, shape, seed, style)
+def _placeholder_counts(spec: InputSpec, shape: tuple[int, ...], case: _Case) -> tuple[int, ...]:
+    kinds = spec.tokens.placeholders if spec.tokens else ()
+    return tuple(kind.in_row(shape[0], case.sizes) for kind in kinds)
+
+
+def _real(spec: InputSpec, shape: tuple[int, ...], case: _Case) -> torch.Tensor:
+    lengths = _row_lengths(spec, shape, case)
     return torch.arange(shape[-1]) < lengths.unsqueeze(-1)
 
 
-def _tokens(spec: InputSpec, shape: tuple[int, ...], seed: int, style: str) -> torch.Tensor:
+def _tokens(spec: InputSpec, shape: tuple[int, ...], case: _Case) -> torch.Tensor:
     rules = spec.tokens
-    ids = _ordinary(spec, shape, seed, style)
+    ids = _ordinary(spec, shape, case)
     if rules is None or not shape:
         return ids
-    real = _real(spec, shape, seed, style)
+    real = _real(spec, shape, case)
     if rules.end is not None and shape[-1] > 1:
         last = real.sum(-1, keepdim=True) - 1
         ids.scatter_(-1, last, rules.end)
     if rules.start is not None:
         ids[..., 0] = rules.start
-    if rules.placeholder is not None:
-        ids[..., 1 : 1 + rules.placeholders] = rules.placeholder
+    first = 1
+    for kind, count in zip(rules.placeholders, _placeholder_counts(spec, shape, case), strict=True):
+        ids[..., first : first + count] = kind.token
+        first += count + 1
     if rules.pad is not None:
         ids[~real] = rules.pad
     return ids
 
 
-def _ordinary(spec: InputSpec, shape: tuple[int, ...], seed: int, style: str) -> torch.Tensor:
+def _ordinary(spec: InputSpec, shape: tuple[int, ...], case: _Case) -> torch.Tensor:
     avoid = spec.tokens.avoid if spec.tokens else ()
     low, high = int(spec.low), int(spec.high)
     taken = sorted({token for token in avoid if low <= token < high})
     if len(taken) >= high - low:
         taken = []
-    ids = torch.randint(low, high - len(taken), shape, generator=_generator(seed, spec.name, style))
+    ids = torch.randint(
+        low, high - len(taken), shape, generator=_generator(case.seed, spec.name, case.style)
+    )
     for token in taken:
         # Counting past every taken id, smallest first, leaves no id that is taken.
         ids += ids >= token
     return ids
 
 
-def _mask(spec: InputSpec, shape: tuple[int, ...], seed: int, style: str) -> torch.Tensor:
-    return _real(spec, shape, seed, style) if shape else torch.ones(shape)
+def _mask(spec: InputSpec, shape: tuple[int, ...], case: _Case) -> torch.Tensor:
+    return _real(spec, shape, case) if shape else torch.ones(shape)
 
 
-def _observed(spec: InputSpec, shape: tuple[int, ...], seed: int, style: str) -> torch.Tensor:
-    drawn = torch.rand(shape, generator=_generator(seed, spec.name, style)) < 0.85
-    if style == "unpadded" or len(shape) < 2:
+def _observed(spec: InputSpec, shape: tuple[int, ...], case: _Case) -> torch.Tensor:
+    drawn = torch.rand(shape, generator=_generator(case.seed, spec.name, case.style)) < 0.85
+    if case.style == "unpadded" or len(shape) < 2:
         return torch.ones(shape)
     drawn[:, 0] = True
     return drawn
 
 
-def _integers(spec: InputSpec, shape: tuple[int, ...], seed: int, style: str) -> torch.Tensor:
+def _integers(spec: InputSpec, shape: tuple[int, ...], case: _Case) -> torch.Tensor:
     low, high = int(spec.low), max(int(spec.high), int(spec.low) + 1)
     middle = (low + high) // 2
-    if style in ("large", "positive"):
+    if case.style in ("large", "positive"):
         low = min(middle, high - 1)
-    elif style in ("small", "negative"):
+    elif case.style in ("small", "negative"):
         high = max(middle, low + 1)
-    return torch.randint(low, high, shape, generator=_generator(seed, spec.name, style))
+    return torch.randint(low, high, shape, generator=_generator(case.seed, spec.name, case.style))
 
 
-def _normal(spec: InputSpec, shape: tuple[int, ...], seed: int, style: str) -> torch.Tensor:
-    noise = torch.randn(shape, generator=_generator(seed, spec.name, style))
-    return _styled(spec.low + spec.high * noise, style)
+def _normal(spec: InputSpec, shape: tuple[int, ...], case: _Case) -> torch.Tensor:
+    noise = torch.randn(shape, generator=_generator(case.seed, spec.name, case.style))
+    return _styled(spec.low + spec.high * noise, case.style)
 
 
-def _uniform(spec: InputSpec, shape: tuple[int, ...], seed: int, style: str) -> torch.Tensor:
-    noise = torch.rand(shape, generator=_generator(seed, spec.name, style))
+def _uniform(spec: InputSpec, shape: tuple[int, ...], case: _Case) -> torch.Tensor:
+    noise = torch.rand(shape, generator=_generator(case.seed, spec.name, case.style))
     drawn = spec.low + (spec.high - spec.low) * noise
     # A made-up range that begins at zero means something, a point in an image for instance.
     free = spec.low < 0 or spec.example is not None
-    return _styled(drawn, style) if free else drawn
+    return _styled(drawn, case.style) if free else drawn
 
 
 def _styled(drawn: torch.Tensor, style: str) -> torch.Tensor:
@@ -139,19 +160,47 @@ def _styled(drawn: torch.Tensor, style: str) -> torch.Tensor:
     return drawn * SCALES.get(style, 1.0)
 
 
-def _boxes(spec: InputSpec, shape: tuple[int, ...], seed: int, style: str) -> torch.Tensor:
-    noise = torch.rand(shape, generator=_generator(seed, spec.name, style))
+def _boxes(spec: InputSpec, shape: tuple[int, ...], case: _Case) -> torch.Tensor:
+    noise = torch.rand(shape, generator=_generator(case.seed, spec.name, case.style))
     corners = spec.low + (spec.high - spec.low) * noise.view(*shape[:-1], 2, 2)
     return torch.sort(corners, dim=-2).values.view(shape)
 
 
-def _constant(spec: InputSpec, shape: tuple[int, ...], seed: int, style: str) -> torch.Tensor:
-    del seed, style
+def _grid(spec: InputSpec, shape: tuple[int, ...], case: _Case) -> torch.Tensor:
+    sides = _sides(spec, shape[0], case)
+    row = torch.tensor([1] * (shape[-1] - 2) + sides)
+    return row.expand(shape).clone()
+
+
+def _places(spec: InputSpec, shape: tuple[int, ...], case: _Case) -> torch.Tensor:
+    rows, columns = _sides(spec, shape[0], case)
+    y, x = torch.meshgrid(torch.arange(rows), torch.arange(columns), indexing="ij")
+    return torch.stack((x, y), -1).view(-1, 2).expand(shape).clone()
+
+
+def _sides(spec: InputSpec, images: int, case: _Case) -> list[int]:
+    """Rows and columns of every image's patches, as near to a square as they go."""
+    step = int(spec.low)
+    blocks, rest = divmod(patches_of_a_row(images, case.sizes), step * step)
+    if rest or not blocks:
+        msg = f"{spec.name}: the patches make no image of {step} by {step} blocks"
+        raise ValueError(msg)
+    rows = next(rows for rows in range(math.isqrt(blocks), 0, -1) if blocks % rows == 0)
+    return [rows * step, blocks // rows * step]
+
+
+def _positions(spec: InputSpec, shape: tuple[int, ...], case: _Case) -> torch.Tensor:
+    starts = _integers(replace(spec, low=0, high=4), (*shape[:-1], 1), case)
+    return starts + torch.arange(shape[-1])
+
+
+def _constant(spec: InputSpec, shape: tuple[int, ...], case: _Case) -> torch.Tensor:
+    del case
     return torch.full(shape, spec.low)
 
 
-def _as_given(spec: InputSpec, shape: tuple[int, ...], seed: int, style: str) -> torch.Tensor:
-    del seed, style
+def _as_given(spec: InputSpec, shape: tuple[int, ...], case: _Case) -> torch.Tensor:
+    del case
     if spec.example is None:
         msg = f"{spec.name} has no example"
         raise ValueError(msg)
@@ -162,7 +211,7 @@ def _as_given(spec: InputSpec, shape: tuple[int, ...], seed: int, style: str) ->
     return tiled[tuple(slice(size) for size in shape)]
 
 
-Drawer = Callable[[InputSpec, tuple[int, ...], int, str], torch.Tensor]
+Drawer = Callable[[InputSpec, tuple[int, ...], _Case], torch.Tensor]
 
 DRAWERS: dict[str, Drawer] = {
     "tokens": _tokens,
@@ -173,6 +222,9 @@ DRAWERS: dict[str, Drawer] = {
     "normal": _normal,
     "uniform": _uniform,
     "boxes": _boxes,
+    "grid": _grid,
+    "places": _places,
+    "positions": _positions,
     "constant": _constant,
     "example": _as_given,
 }

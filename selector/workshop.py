@@ -75,6 +75,7 @@ class Workshop:
         *,
         real: bool = True,
         meanwhile: Callable[[], object] = lambda: None,
+        limits: Limits | None = None,
         **options: Any,
     ) -> None:
         """Finds the model and loads it into the session.
@@ -83,10 +84,12 @@ class Workshop:
             model: As `auto_export` takes it.
             real: Whether the weights' values will be needed.
             meanwhile: Called while the session is busy importing and loading.
+            limits: What loading may take; none by default.
             **options: Those of `source.resolve`.
 
         Raises:
             ModelLoadError: The model cannot be had.
+            AttemptTimeoutError, AttemptOutOfMemoryError: Loading went beyond its limits.
         """
         with self._stage("source", f"finding {model_name(model)}"):
             self.source = resolve(model, **options)
@@ -96,7 +99,10 @@ class Workshop:
                 self.source = replace(self.source, module_file=file)
             try:
                 self.notes = self.session.load(
-                    partial(steps.load_subject, real=real), self.source, meanwhile=meanwhile
+                    partial(steps.load_subject, real=real),
+                    self.source,
+                    meanwhile=meanwhile,
+                    limits=limits,
                 )
             except AttemptCrashedError as error:
                 raise ModelLoadError(

@@ -15,20 +15,11 @@ from selector.errors import InvalidRequestError
 from selector.features import ModelFeatures
 from strategies.base import Candidate, ExportArtifact
 from strategies.errors import CaptureError
+from tests.conftest import ROOT
 
 FEATURES = ModelFeatures(model_type="bert", architecture="BertModel", family="encoder", depth=2)
-SEED_SUMMARY = {
-    "overall_success_rate": "66.7%",
-    "strategy_performance": {
-        "fx": {"success_rate": "0%", "avg_time": "N/A"},
-        "htp": {"success_rate": "100%", "avg_time": "22.34s"},
-        "usage_based": {"success_rate": "100%", "avg_time": "18.63s"},
-    },
-    "model_compatibility": {
-        "microsoft/resnet-50": ["htp", "usage_based"],
-        "facebook/sam-vit-base": ["htp", "usage_based"],
-    },
-}
+TRAINING_DATA = ROOT / "training_data"
+SEED_SUMMARY = json.loads((TRAINING_DATA / "seed_summary.json").read_text(encoding="utf-8"))
 
 
 def record(**changes: Any) -> baseline.Record:
@@ -52,6 +43,44 @@ def test_what_is_written_is_read_back(tmp_path: Path) -> None:
     features = whole.records[0].model_features()
     assert features == FEATURES
     assert {"versions", "cpu", "cores", "ram_bytes"} <= whole.environment.keys()
+
+
+def test_a_compressed_baseline_is_read_back_and_is_the_same_each_time(tmp_path: Path) -> None:
+    records = [record(features=FEATURES.to_json(), model=f"m{number}") for number in range(50)]
+    refused = baseline.Unmeasured.of("b", "study", InvalidRequestError("no inputs\nat all"))
+    whole = baseline.new_baseline(records).model_copy(update={"unmeasured": (refused,)})
+    first, again, plain = (tmp_path / name for name in ("a.json.gz", "b.json.gz", "c.json"))
+    for path in (first, again, plain):
+        baseline.write(whole, path)
+        assert baseline.read(path) == whole
+    assert first.read_bytes() == again.read_bytes()
+    assert len(first.read_bytes()) < len(plain.read_bytes()) / 10
+    assert (refused.error_type, refused.error) == ("InvalidRequestError", "no inputs")
+
+
+@pytest.mark.parametrize("kept", [5, 40, -1])
+def test_a_compressed_baseline_that_was_cut_off_is_named(tmp_path: Path, kept: int) -> None:
+    path = tmp_path / "baseline.json.gz"
+    baseline.write(baseline.new_baseline([record()] * 3), path)
+    path.write_bytes(path.read_bytes()[:kept])
+    with pytest.raises(InvalidRequestError, match=r"baseline\.json\.gz is cut off or damaged"):
+        baseline.read(path)
+
+
+def test_a_wrong_record_is_not_written(tmp_path: Path) -> None:
+    wrong = record().model_copy(update={"export_seconds": -1.0})
+    path = tmp_path / "baseline.json"
+    with pytest.raises(InvalidRequestError, match=r"record 2, field export_seconds"):
+        baseline.write(baseline.new_baseline([record(), wrong]), path)
+    assert not path.exists()
+
+
+def test_a_model_that_could_not_be_measured_is_merged_away_by_its_records() -> None:
+    refused = baseline.Unmeasured(model="m", stage="study", error_type="E")
+    other = refused.model_copy(update={"model": "other"})
+    first = baseline.new_baseline([]).model_copy(update={"unmeasured": (refused, other)})
+    merged = baseline.merge([first, baseline.new_baseline([record()])])
+    assert merged.unmeasured == (other,)
 
 
 @pytest.mark.parametrize("option", [{"scripted": True}, {"weights": "void"}, {"dynamic": False}])
@@ -166,8 +195,8 @@ def by_model_and_strategy(whole: baseline.Baseline) -> dict[tuple[str, str], bas
     return {(item.model, item.candidate.strategy): item for item in whole.records}
 
 
-def test_the_seeds_summary(tmp_path: Path) -> None:
-    whole = baseline.read(written(tmp_path / "seed.json", SEED_SUMMARY))
+def test_the_seeds_summary() -> None:
+    whole = baseline.read(TRAINING_DATA / "seed_summary.json")
     records = by_model_and_strategy(whole)
     assert len(records) == 6
     assert sum(item.success for item in whole.records) == 4
@@ -179,6 +208,19 @@ def test_the_seeds_summary(tmp_path: Path) -> None:
     features = sam.model_features()
     assert features is not None
     assert features.parameters > 90e6
+
+
+def test_the_seeds_results() -> None:
+    whole = baseline.read(TRAINING_DATA / "seed_results.json")
+    records = by_model_and_strategy(whole)
+    assert [item.success for item in whole.records] == [False, True, True] * 2
+    resnet = records["microsoft/resnet-50", "htp"]
+    assert (resnet.export_seconds, resnet.file_bytes) == (4.08, 93_960_000)
+    sam = records["facebook/sam-vit-base", "usage_based"]
+    assert (sam.export_seconds, sam.file_bytes, sam.model_type) == (33.64, None, "sam")
+    failed = records["microsoft/resnet-50", "fx"]
+    assert failed.export_seconds is None
+    assert failed.error == "Control flow prevents symbolic tracing"
 
 
 def detail(success: bool, seconds: float, **more: Any) -> dict[str, Any]:

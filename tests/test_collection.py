@@ -16,10 +16,11 @@ import psutil
 import pytest
 from rich.console import Console
 
-from scripts import collect_baselines, collection_journal
+from scripts import collect_baselines, collection_journal, compare_baselines
 from scripts.collection_journal import Entry, Journal, Run
 from scripts.collection_progress import Reporter
 from scripts.collection_task import is_drawn
+from scripts.zoo import tiny_config
 from selector import baseline
 from selector.baseline import Unmeasured
 from selector.errors import InvalidRequestError
@@ -27,7 +28,7 @@ from tests.test_baseline import record
 
 RUN = Run(created="2026-01-01", environment={"cores": 2}, settings={"seed": 0})
 REFUSED = Unmeasured(model="b", stage="study", error_type="InvalidRequestError", error="no inputs")
-PLAIN = ("plain:mlp", "plain:cnn", "plain:shared", "plain:dict_output", "plain:lstm", "plain:loop")
+PLAIN = ("plain:mlp", "plain:cnn", "plain:shared", "plain:dict_output", "plain:loop")
 FAST = ("usage_based[static,void]", "usage_based[static]")
 
 
@@ -179,6 +180,56 @@ def test_twins_are_measured_where_the_first_failed_or_where_asked(tmp_path: Path
         ("plain:branch", "real", False),
     ]
     assert tried["all"] == [("plain:cnn", "void", True), ("plain:cnn", "real", True)]
+
+
+def test_a_model_that_cannot_be_had_is_told_and_tried_again_only_when_asked(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out, folder = tmp_path / "out.json", tmp_path / "bert"
+    more = ("--candidates", "usage_based[static,void]", "--jobs", "1")
+    assert collect(out, (str(folder),), *more) == 0
+    (refused,) = baseline.read(out).unmeasured
+    assert (refused.model, refused.stage, refused.error_type) == (
+        str(folder),
+        "load",
+        "ModelLoadError",
+    )
+    assert "not measured: load: ModelLoadError: " in capsys.readouterr().out
+
+    tiny_config("bert").save_pretrained(folder)
+    assert collect(out, (str(folder),), *more) == 0
+    assert baseline.read(out).unmeasured == (refused,)
+    assert collect(out, (str(folder),), *more, "--retry-failed") == 0
+    whole = baseline.read(out)
+    assert whole.unmeasured == ()
+    (measured,) = whole.records
+    assert (measured.model_type, measured.success) == ("bert", True)
+
+
+def test_the_same_seed_gives_the_same_labels(tmp_path: Path) -> None:
+    models = ("plain:mlp", "plain:branch", "tiny:vit")
+    files = [tmp_path / name for name in ("first.json", "again.json.gz")]
+    for file in files:
+        assert collect(file, models, "--jobs", "1", "--candidates", *FAST, "htp[static]") == 0
+    found = compare_baselines.compare(*map(baseline.read, files))
+    assert (found.common, found.other) == (8, ())
+    assert (found.first_only, found.second_only) == (0, 0)
+
+
+def test_labels_that_differ_are_told(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    records = [record(model=f"m{number}") for number in range(50)]
+    changed = record(model="m3", success=False, error_type="CaptureError", error="no lowering")
+    files = [str(tmp_path / name) for name in ("first.json", "second.json")]
+    baseline.write(baseline.new_baseline(records), Path(files[0]))
+    baseline.write(baseline.new_baseline([*records[:3], changed, *records[4:49]]), Path(files[1]))
+    assert compare_baselines.main(files) == 1
+    assert capsys.readouterr().out.splitlines() == [
+        "m3 htp[dynamic]: right, then CaptureError (no lowering)",
+        "48 of 49 labels are equal (97.96%)",
+        "only in the first: 1, only in the second: 0",
+    ]
+    assert compare_baselines.main([*files, "--at-least", "0.97"]) == 0
+    assert compare_baselines.main([files[0], str(tmp_path / "missing.json")]) == 2
 
 
 @pytest.mark.slow

@@ -1,0 +1,159 @@
+"""Reads from an eager error which input it is about, and what shape that should have had."""
+
+from __future__ import annotations
+
+import linecache
+import math
+import re
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any
+
+import torch
+
+from selector.shape_docs import DocumentedShape, documented_symbols
+
+Shapes = Mapping[str, tuple[int, ...]]
+
+UNPACKED = re.compile(r"values to unpack \(expected (\d+)")
+CONVOLVED = re.compile(r"or (\d)D \(batched\) input to \w+, but got input of size: \[([\d, ]+)\]")
+CHANNELS = re.compile(r"expected input\[([\d, ]+)\] to have (\d+) channels")
+NORMALISED = re.compile(r"with shape \[\*, (\d+)\], but got input of size\[([\d, ]+)\]")
+MULTIPLIED = re.compile(r"cannot be multiplied \((\d+)x(\d+) and (\d+)x\d+\)")
+RESHAPED = re.compile(r"shape '\[-1, ([\d, ]+)\]' is invalid for input of size (\d+)")
+DIMENSION = re.compile(
+    r"Dimension out of range \(expected to be in range of \[.*\], but got (\d+)\)"
+)
+DOCUMENTED = re.compile(r"of shape (\(\w+(?:, ?\w+)+\))")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Complaint:
+    """What an input should have been.
+
+    Attributes:
+        name: The input.
+        rank: Number of axes, or None where any will do.
+        sizes: Sizes of axes, by index from the front or, negative, from the back.
+        shape: The whole shape where the message writes it out, else None.
+    """
+
+    name: str
+    rank: int | None = None
+    sizes: Mapping[int, int] = field(default_factory=dict)
+    shape: DocumentedShape | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Place:
+    """Where an error passed through: the statement's source, and the values around it."""
+
+    source: str
+    values: Mapping[str, Any]
+
+
+def places(error: BaseException) -> list[Place]:
+    """The statements that an error passed through, the innermost first."""
+    found: list[Place] = []
+    step = error.__traceback__
+    while step is not None:
+        code = step.tb_frame.f_code
+        start, end = next(islice(code.co_positions(), step.tb_lasti // 2, None))[:2]
+        start = start or step.tb_lineno
+        lines = (linecache.getline(code.co_filename, n) for n in range(start, (end or start) + 1))
+        found.append(Place(source="".join(lines), values=step.tb_frame.f_locals))
+        step = step.tb_next
+    return found[::-1]
+
+
+def complaints(error: BaseException, shapes: Shapes) -> Iterator[Complaint]:
+    """What the error says about inputs of these shapes, under forward's parameter names."""
+    text = str(error)
+    for pattern, read in READERS.items():
+        found = pattern.search(text)
+        if found:
+            yield from read(found, error, shapes)
+
+
+def _unpacked(found: re.Match[str], error: BaseException, shapes: Shapes) -> Iterator[Complaint]:
+    place = places(error)[0]
+    for word in re.findall(r"(\w+)\.(?:shape|size\(\))", place.source):
+        yield from (
+            Complaint(name=name, rank=int(found[1]))
+            for name in _same(place.values.get(word), shapes)
+        )
+
+
+def _dimension(found: re.Match[str], error: BaseException, shapes: Shapes) -> Iterator[Complaint]:
+    place = places(error)[0]
+    for word in dict.fromkeys(re.findall(r"\w+", place.source)):
+        yield from (
+            Complaint(name=name, rank=int(found[1]) + 1)
+            for name in _same(place.values.get(word), shapes)
+        )
+
+
+def _convolved(found: re.Match[str], _: BaseException, shapes: Shapes) -> Iterator[Complaint]:
+    for name in _of_shape(_numbers(found[2]), shapes):
+        yield Complaint(name=name, rank=int(found[1]))
+
+
+def _channels(found: re.Match[str], _: BaseException, shapes: Shapes) -> Iterator[Complaint]:
+    shape = _numbers(found[1])
+    for name in _of_shape(shape, shapes):
+        yield Complaint(name=name, rank=len(shape), sizes={1: int(found[2])})
+
+
+def _normalised(found: re.Match[str], _: BaseException, shapes: Shapes) -> Iterator[Complaint]:
+    shape = _numbers(found[2])
+    for name in _of_shape(shape, shapes):
+        yield Complaint(name=name, rank=len(shape), sizes={-1: int(found[1])})
+
+
+def _multiplied(found: re.Match[str], _: BaseException, shapes: Shapes) -> Iterator[Complaint]:
+    rows, columns, wanted = (int(number) for number in found.groups())
+    for name, shape in shapes.items():
+        if shape and shape[-1] == columns and math.prod(shape[:-1]) == rows:
+            yield Complaint(name=name, sizes={-1: wanted})
+
+
+def _reshaped(found: re.Match[str], _: BaseException, shapes: Shapes) -> Iterator[Complaint]:
+    for name, shape in shapes.items():
+        if math.prod(shape) == int(found[2]):
+            yield Complaint(name=name, rank=2, sizes={-1: math.prod(_numbers(found[1]))})
+
+
+def _documented(found: re.Match[str], error: BaseException, shapes: Shapes) -> Iterator[Complaint]:
+    shape = DocumentedShape(symbols=documented_symbols(found[1]), kind=None)
+    for place in places(error):
+        for word, value in place.values.items():
+            if isinstance(value, torch.Tensor) and word in shapes:
+                yield Complaint(name=word, rank=len(shape.symbols), shape=shape)
+                return
+
+
+def _numbers(text: str) -> tuple[int, ...]:
+    return tuple(int(number) for number in re.findall(r"\d+", text))
+
+
+def _of_shape(shape: tuple[int, ...], shapes: Shapes) -> list[str]:
+    return [name for name, own in shapes.items() if own == shape]
+
+
+def _same(value: object, shapes: Shapes) -> list[str]:
+    return _of_shape(tuple(value.shape), shapes) if isinstance(value, torch.Tensor) else []
+
+
+Reader = Callable[[re.Match[str], BaseException, Shapes], Iterator[Complaint]]
+
+READERS: dict[re.Pattern[str], Reader] = {
+    UNPACKED: _unpacked,
+    CONVOLVED: _convolved,
+    CHANNELS: _channels,
+    NORMALISED: _normalised,
+    MULTIPLIED: _multiplied,
+    RESHAPED: _reshaped,
+    DIMENSION: _dimension,
+    DOCUMENTED: _documented,
+}
