@@ -22,6 +22,7 @@ import torch
 import transformers
 from transformers import CONFIG_MAPPING, MODEL_MAPPING
 
+from scripts import real_size
 from scripts.sparse_checkpoint import write_sparse_checkpoint
 from scripts.zoo import tiny_config
 from selector.source import load, resolve
@@ -33,14 +34,6 @@ CHECKPOINT = "checkpoint"
 
 Config = dict[str, Any]
 
-# 850 million parameters.
-LLAMA: Config = {
-    "vocab_size": 32000,
-    "hidden_size": 2048,
-    "intermediate_size": 5632,
-    "num_hidden_layers": 14,
-    "num_attention_heads": 16,
-}
 LLAMA_7B: Config = {
     "vocab_size": 32000,
     "hidden_size": 4096,
@@ -48,47 +41,31 @@ LLAMA_7B: Config = {
     "num_hidden_layers": 32,
     "num_attention_heads": 32,
 }
-T5_BASE: Config = {
-    "d_model": 768,
-    "d_kv": 64,
-    "d_ff": 3072,
-    "num_layers": 12,
-    "num_heads": 12,
-}
-WHISPER_SMALL: Config = {
-    "d_model": 768,
-    "encoder_layers": 12,
-    "decoder_layers": 12,
-    "encoder_attention_heads": 12,
-    "decoder_attention_heads": 12,
-    "encoder_ffn_dim": 3072,
-    "decoder_ffn_dim": 3072,
-}
 CAUSAL = "LlamaForCausalLM"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Spec:
-    """How to make a model.
+    """How to make a model whose checkpoint is of holes instead of numbers.
 
     Attributes:
         kind: Model type in transformers.
         config: What differs from the type's defaults.
         class_name: The class; the type's base class where None.
-        shallow: For a checkpoint of holes instead of numbers: what differs in a small model
-            that takes the same inputs, from which those are made.
+        shallow: What differs in a small model that takes the same inputs, from which those
+            are made.
         dtype: Of the weights in the checkpoint.
     """
 
     kind: str
     config: Config
     class_name: str | None = None
-    shallow: Config | None = None
+    shallow: Config
     dtype: str = "float32"
 
 
 def spec_of(name: str) -> Spec:
-    """The model of that name, see `benchmark_plan`.
+    """The model of that name, see `benchmark_plan`; others are in `real_size`.
 
     Raises:
         KeyError: There is none.
@@ -98,24 +75,11 @@ def spec_of(name: str) -> Spec:
         return _bert_like(layers=int(size), width=256)
     if kind == "width":
         return _bert_like(layers=4, width=int(size))
-    if name.startswith("llama-7b-"):
-        shallow = {"num_hidden_layers": 1, "hidden_size": 128, "intermediate_size": 128}
-        dtype = name.removeprefix("llama-7b-")
-        return Spec(kind="llama", config=LLAMA_7B, class_name=CAUSAL, shallow=shallow, dtype=dtype)
-    return REAL_SPECS[name]
-
-
-REAL_SPECS = {
-    # The defaults of these types are the models of that name.
-    "resnet-50": Spec(kind="resnet", config={}),
-    "bert-base": Spec(kind="bert", config={}),
-    "vit-base": Spec(kind="vit", config={}),
-    "clip": Spec(kind="clip", config={}),
-    "t5-base": Spec(kind="t5", config=T5_BASE),
-    "whisper-small": Spec(kind="whisper", config=WHISPER_SMALL),
-    "llama-0.85b": Spec(kind="llama", config=LLAMA, class_name=CAUSAL),
-    "sam-vit-base": Spec(kind="sam", config={}),
-}
+    if not name.startswith("llama-7b-"):
+        raise KeyError(name)
+    shallow = {"num_hidden_layers": 1, "hidden_size": 128, "intermediate_size": 128}
+    dtype = name.removeprefix("llama-7b-")
+    return Spec(kind="llama", config=LLAMA_7B, class_name=CAUSAL, shallow=shallow, dtype=dtype)
 
 
 def _bert_like(*, layers: int, width: int) -> Spec:
@@ -155,17 +119,16 @@ def _checkpoint(name: str, folder: Path) -> Subject:
         _link_minilm(folder)
     elif name.startswith("tiny-"):
         _random(tiny_config(name.removeprefix("tiny-")), folder)
+    elif name in real_size.NAMES:
+        real_size.write_checkpoint(name, folder, seed=0)
     else:
-        spec = spec_of(name)
-        if spec.shallow is not None:
-            return _sparse(spec, folder)
-        _random(_config(spec, spec.config), folder)
+        return _sparse(spec_of(name), folder)
     return Subject(loaded=load(resolve(folder)))
 
 
 def _sparse(spec: Spec, folder: Path) -> Subject:
     """Writes the checkpoint of holes; returns the small model."""
-    _random(_config(spec, spec.config | (spec.shallow or {})), folder)
+    _random(_config(spec, spec.config | spec.shallow), folder)
     subject = Subject(loaded=load(resolve(folder)))
     # Kept, as its weights may be mapped and not copied.
     folder.rename(folder.with_name("shallow"))
