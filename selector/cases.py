@@ -22,25 +22,28 @@ FILLS = {
     "normal": "normally distributed around `low` with the deviation `high`",
     "uniform": "evenly distributed between `low` and `high`",
     "boxes": "x0, y0, x1, y1 with x0 <= x1 and y0 <= y1, between `low` and `high`",
-    "grid": "rows and columns of patches, multiples of `low`, and a leading 1 where there is room",
+    "grid": "rows and columns of patches, multiples of `low`, and a leading 1 where there is "
+    "room; a patch of a strip is `high` wide",
     "places": "column and row of every patch of such a grid",
+    "sides": "height and width of the images",
+    "span": "zeros, and ones where the ids have placeholders",
     "positions": "0, 1, 2 and so on along the last axis, from another start per row",
     "constant": "`low` everywhere",
     "example": "the user's values, unchanged in every case",
 }
 
 
-# Axes of patches: of all images together, and of each one.
-TOTAL_PATCHES, PATCHES = "total_patches", "num_patches"
+# Axes of patches: of all images together, of each one, and the pixels of a strip of them all.
+TOTAL_PATCHES, PATCHES, STRIP = "total_patches", "num_patches", "strip_width"
 
 
 def patches_of_a_row(rows: int, sizes: Mapping[str, int]) -> int:
-    """How many patches each of as many images has.
+    """How many patches, or columns of a strip of patches, each of as many images has.
 
     Raises:
         ValueError: All patches together do not divide evenly.
     """
-    total = sizes.get(TOTAL_PATCHES)
+    total = sizes.get(TOTAL_PATCHES, sizes.get(STRIP))
     if total is None:
         return sizes.get(PATCHES, 0)
     if total % rows:

@@ -19,8 +19,13 @@ Shapes = Mapping[str, tuple[int, ...]]
 UNPACKED = re.compile(r"values to unpack \(expected (\d+)")
 CONVOLVED = re.compile(r"or (\d)D \(batched\) input to \w+, but got input of size: \[([\d, ]+)\]")
 CHANNELS = re.compile(r"expected input\[([\d, ]+)\] to have (\d+) channels")
-NORMALISED = re.compile(r"with shape \[\*, (\d+)\], but got input of size\[([\d, ]+)\]")
+NORMALISED = re.compile(
+    r"shape \[(?:\*, )?(\d+)\], but got input of size ?(?:torch\.Size\()?\[([\d, ]+)"
+)
+# Of the real operator, and of the one that stands for it where there are no weights.
 MULTIPLIED = re.compile(r"cannot be multiplied \((\d+)x(\d+) and (\d+)x\d+\)")
+REDUCED = re.compile(r"same reduction dim, but got \[(\d+), (\d+)\] X \[(\d+), \d+\]")
+INVALID = re.compile(r"Invalid channel dimensions")
 RESHAPED = re.compile(r"shape '\[-1, ([\d, ]+)\]' is invalid for input of size (\d+)")
 DIMENSION = re.compile(
     r"Dimension out of range \(expected to be in range of \[.*\], but got (\d+)\)"
@@ -77,21 +82,22 @@ def complaints(error: BaseException, shapes: Shapes) -> Iterator[Complaint]:
 
 
 def _unpacked(found: re.Match[str], error: BaseException, shapes: Shapes) -> Iterator[Complaint]:
-    place = places(error)[0]
-    for word in re.findall(r"(\w+)\.(?:shape|size\(\))", place.source):
-        yield from (
-            Complaint(name=name, rank=int(found[1]))
-            for name in _same(place.values.get(word), shapes)
-        )
+    for name in _named(error, shapes):
+        yield Complaint(name=name, rank=int(found[1]))
 
 
 def _dimension(found: re.Match[str], error: BaseException, shapes: Shapes) -> Iterator[Complaint]:
-    place = places(error)[0]
-    for word in dict.fromkeys(re.findall(r"\w+", place.source)):
-        yield from (
-            Complaint(name=name, rank=int(found[1]) + 1)
-            for name in _same(place.values.get(word), shapes)
-        )
+    for name in _named(error, shapes):
+        yield Complaint(name=name, rank=int(found[1]) + 1)
+
+
+def _named(error: BaseException, shapes: Shapes) -> list[str]:
+    """The inputs of the shape of a tensor that the innermost such statement names."""
+    for place in places(error):
+        words = dict.fromkeys(re.findall(r"\w+", place.source))
+        if names := [name for word in words for name in _same(place.values.get(word), shapes)]:
+            return names
+    return []
 
 
 def _convolved(found: re.Match[str], _: BaseException, shapes: Shapes) -> Iterator[Complaint]:
@@ -103,6 +109,18 @@ def _channels(found: re.Match[str], _: BaseException, shapes: Shapes) -> Iterato
     shape = _numbers(found[1])
     for name in _of_shape(shape, shapes):
         yield Complaint(name=name, rank=len(shape), sizes={1: int(found[2])})
+
+
+def _invalid(_: re.Match[str], error: BaseException, shapes: Shapes) -> Iterator[Complaint]:
+    """A convolution without weights tells neither shape, but has both."""
+    for place in places(error):
+        given, weight = place.values.get("input_tensor"), place.values.get("weight")
+        groups = place.values.get("groups")
+        if isinstance(given, torch.Tensor) and isinstance(weight, torch.Tensor):
+            wanted = int(weight.shape[1]) * (groups if isinstance(groups, int) else 1)
+            for name in _same(given, shapes):
+                yield Complaint(name=name, rank=given.ndim, sizes={1: wanted})
+            return
 
 
 def _normalised(found: re.Match[str], _: BaseException, shapes: Shapes) -> Iterator[Complaint]:
@@ -153,6 +171,8 @@ READERS: dict[re.Pattern[str], Reader] = {
     CHANNELS: _channels,
     NORMALISED: _normalised,
     MULTIPLIED: _multiplied,
+    REDUCED: _multiplied,
+    INVALID: _invalid,
     RESHAPED: _reshaped,
     DIMENSION: _dimension,
     DOCUMENTED: _documented,

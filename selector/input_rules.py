@@ -18,7 +18,16 @@ from selector.audio_rules import (
 from selector.cases import InputSpec, TokenRules
 from selector.config_lookup import AUDIO, TEXT, VISION, find, find_int, special_tokens
 from selector.facts import Facts
-from selector.patch_rules import CHANNEL_NAMES, GRIDS, PLACES, grids, masks, patches, places
+from selector.patch_rules import (
+    CHANNEL_NAMES,
+    GRIDS,
+    PLACES,
+    grids,
+    images_axis,
+    masks,
+    patches,
+    places,
+)
 from selector.shape_docs import DocumentedShape, evaluate
 from selector.spec_kinds import Axes, floats, whole
 
@@ -153,6 +162,23 @@ def _attention_mask(name: str, facts: Facts) -> list[InputSpec]:
 def _token_types(name: str, facts: Facts) -> list[InputSpec]:
     kinds = find_int(facts.config, "type_vocab_size", near=TEXT) or 1
     return whole(name, ("batch_size", "sequence_length"), high=max(kinds, 1))
+
+
+def _image_sizes(name: str, facts: Facts) -> list[InputSpec]:
+    axes: Axes = (images_axis(facts), 2)
+    return [InputSpec(name=name, axes=axes, dtype="int64", fill="sides")]
+
+
+def _image_places(name: str, facts: Facts) -> list[InputSpec]:
+    del facts
+    axes: Axes = ("batch_size", "sequence_length")
+    return [InputSpec(name=name, axes=axes, dtype="int64", fill="span")]
+
+
+def _images_of_tokens(name: str, facts: Facts) -> list[InputSpec]:
+    del facts
+    axes: Axes = ("batch_size", "sequence_length", "num_images")
+    return [InputSpec(name=name, axes=axes, dtype="int64", fill="constant", low=1)]
 
 
 def _positions(name: str, facts: Facts) -> list[InputSpec]:
@@ -292,6 +318,9 @@ RULES: dict[str, Rule] = {
     "inputs": _anything,
     "hidden_states": patches,
     "position_ids": _positions,
+    "image_sizes": _image_sizes,
+    "image_embeds_position_mask": _image_places,
+    "image_attention_mask": _images_of_tokens,
     "pixel_attention_mask": masks,
     **dict.fromkeys(GRIDS, grids),
     **dict.fromkeys(PLACES, places),

@@ -61,7 +61,7 @@ def make_inputs(  # noqa: PLR0913 - one keyword per thing that a user may say ab
     """
     # These import torch, which asking for --help must not.
     from selector import given as users  # noqa: PLC0415
-    from selector import input_rules, probing, proposing, repairs  # noqa: PLC0415
+    from selector import input_rules, placeholders, probing, proposing, repairs  # noqa: PLC0415
     from selector.eager import Eager  # noqa: PLC0415
     from selector.facts import gather  # noqa: PLC0415
 
@@ -94,6 +94,9 @@ def make_inputs(  # noqa: PLR0913 - one keyword per thing that a user may say ab
             break
     if settled is None:
         raise _refused(names, specs_of, facts, error, own) from error
+    for better in placeholders.unplaced(settled, facts):
+        if eager.refusal(better) is None:
+            settled = better
     if own:
         settled = probing.without_refused_draws(eager, settled)
     settled = replace(settled, notes=tuple(notes))

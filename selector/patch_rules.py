@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from selector.cases import PATCHES, TOTAL_PATCHES, InputSpec
+from selector.cases import PATCHES, STRIP, TOTAL_PATCHES, InputSpec
 from selector.config_lookup import VISION, find_int
 from selector.facts import Facts
 from selector.spec_kinds import Axes, floats
@@ -20,7 +20,9 @@ MERGE_NAMES = (
 PACKED_GRIDS = ("image_grid_thw", "grid_thw")
 # One row per image: rows and columns of its patches.
 PADDED_GRIDS = ("spatial_shapes",)
-GRIDS = (*PACKED_GRIDS, *PADDED_GRIDS)
+# The same, where the patches of all images stand side by side.
+STRIP_GRIDS = ("target_sizes",)
+GRIDS = (*PACKED_GRIDS, *PADDED_GRIDS, *STRIP_GRIDS)
 PLACES = ("pixel_position_ids", "image_position_ids")
 
 
@@ -42,7 +44,9 @@ def patches(name: str, facts: Facts) -> list[InputSpec]:
         (1, TOTAL_PATCHES, channels, side, side),
     ]
     padded: list[Axes] = [(images_axis(facts), PATCHES, flat)]
-    if any(grid in facts.parameters for grid in PACKED_GRIDS):
+    if any(grid in facts.parameters for grid in STRIP_GRIDS):
+        shapes: list[Axes] = [(1, channels, side, STRIP)]
+    elif any(grid in facts.parameters for grid in PACKED_GRIDS):
         shapes = packed + padded
     elif any(grid in facts.parameters for grid in (*PADDED_GRIDS, *PLACES)):
         shapes = padded + packed
@@ -53,7 +57,7 @@ def patches(name: str, facts: Facts) -> list[InputSpec]:
 
 def grids(name: str, facts: Facts) -> list[InputSpec]:
     """How many patches every image has along each side."""
-    columns = 2 if name in PADDED_GRIDS else 3
+    columns = 3 if name in PACKED_GRIDS else 2
     merge = patch_block(facts)
     steps = dict.fromkeys((merge, 2 * merge, 4 * merge))
     return [
@@ -63,6 +67,7 @@ def grids(name: str, facts: Facts) -> list[InputSpec]:
             dtype="int64",
             fill="grid",
             low=step,
+            high=facts.patch_size if name in STRIP_GRIDS else 1,
         )
         for step in steps
     ]
@@ -91,5 +96,6 @@ def masks(name: str, facts: Facts) -> list[InputSpec]:
 
 
 def patch_block(facts: Facts) -> int:
-    """Patches along each side that the model makes one of."""
-    return find_int(facts.config, *MERGE_NAMES, near=VISION) or 1
+    """Patches along each side that the model makes one of, first in windows, then at the end."""
+    window = find_int(facts.config, "window_kernel_size", near=VISION) or 1
+    return window * (find_int(facts.config, *MERGE_NAMES, near=VISION) or 1)

@@ -13,6 +13,8 @@ from selector.facts import Facts
 from selector.proposing import COMPUTED, NEVER, agree, insisting
 
 UNEXPECTED = re.compile(r"unexpected keyword argument '(\w+)'")
+TOO_SMALL = re.compile(r"image\b.*\btoo small", re.IGNORECASE)
+IMAGE = ("height", "width")
 MOST_SIZES = 3
 
 
@@ -23,7 +25,9 @@ def sure(proposal: ExampleInputs, error: Exception, facts: Facts) -> Iterator[Ex
     yield from placeholders.placed(proposal, error, facts)
     yield from _with_missing(proposal, _mentioned(text, error, facts), facts)
     yield from _reshaped(proposal, error, facts)
+    yield from _enlarged(proposal, text)
     yield from insisting(proposal, facts)
+    yield from placeholders.sought(proposal, error, facts)
 
 
 def _without_constant(proposal: ExampleInputs, text: str) -> Iterator[ExampleInputs]:
@@ -62,6 +66,18 @@ def _answers(complaint: Complaint, proposal: ExampleInputs, facts: Facts) -> Ite
         yield replace(own, axes=tuple(axes))
 
 
+def _enlarged(proposal: ExampleInputs, text: str) -> Iterator[ExampleInputs]:
+    if TOO_SMALL.search(text) and "height" in proposal.sizes:
+        yield replace(
+            proposal,
+            sizes={**proposal.sizes} | {axis: 2 * proposal.sizes[axis] for axis in IMAGE},
+            other_sizes={
+                axis: 2 * size if axis in IMAGE else size
+                for axis, size in proposal.other_sizes.items()
+            },
+        )
+
+
 def _mentioned(text: str, error: Exception, facts: Facts) -> list[str]:
     """Parameters of forward that the message names, or that were None where it failed."""
     if isinstance(error, AttributeError | TypeError) and "None" in text:
@@ -88,13 +104,12 @@ def _with_missing(
 ) -> Iterator[ExampleInputs]:
     order = list(facts.parameters)
     for name in names:
-        ready = COMPUTED.get(name, name)
-        for wanted in dict.fromkeys((ready, name)):
-            if wanted in proposal.names or wanted in NEVER or wanted.endswith("_embeds"):
-                continue
-            for spec in input_rules.alternatives(wanted, facts):
-                specs = sorted([*proposal.specs, spec], key=lambda item: order.index(item.name))
-                yield _resized(proposal, specs, facts)
+        wanted = COMPUTED.get(name, name)
+        if wanted in proposal.names or wanted in NEVER or wanted.endswith("_embeds"):
+            continue
+        for spec in input_rules.alternatives(wanted, facts):
+            specs = sorted([*proposal.specs, spec], key=lambda item: order.index(item.name))
+            yield _resized(proposal, specs, facts)
 
 
 def _resized(proposal: ExampleInputs, specs: Sequence[InputSpec], facts: Facts) -> ExampleInputs:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 
-from selector.cases import PATCHES, TOTAL_PATCHES, InputSpec
+from selector.cases import PATCHES, STRIP, TOTAL_PATCHES, InputSpec
 from selector.config_lookup import TEXT, find_int
 from selector.facts import FREE_HEIGHT, FREE_WIDTH, Facts
 from selector.patch_rules import patch_block
@@ -75,10 +75,10 @@ def _usual(name: str, facts: Facts) -> tuple[int, int]:
     if name == "audio_length":
         first, second = (steps * facts.hop for steps in STEPS_OF_AUDIO)
         return first, second
-    if name in (PATCHES, TOTAL_PATCHES):
+    if name in (PATCHES, TOTAL_PATCHES, STRIP):
         # Divides among two, three or four images, into grids of blocks that are no squares.
-        block = patch_block(facts) ** 2
-        return (24 * block, 48 * block) if name == TOTAL_PATCHES else (6 * block, 12 * block)
+        block = patch_block(facts) ** 2 * (facts.patch_size if name == STRIP else 1)
+        return (6 * block, 12 * block) if name == PATCHES else (24 * block, 48 * block)
     first, second = USUAL.get(name) or USUAL.get(_stem(name)) or (FIRST_FREE, FIRST_FREE + 6)
     longest = find_int(facts.config, "max_position_embeddings", near=TEXT) or second
     if name.endswith("sequence_length") and 4 <= longest < second:

@@ -72,6 +72,15 @@ def _row_lengths(spec: InputSpec, shape: tuple[int, ...], case: _Case) -> torch.
     return lengths
 
 
+def _with_placeholders(ids: torch.Tensor, spec: InputSpec, case: _Case) -> torch.Tensor:
+    first = 1
+    kinds = spec.tokens.placeholders if spec.tokens else ()
+    for kind, count in zip(kinds, _placeholder_counts(spec, tuple(ids.shape), case), strict=True):
+        ids[..., first : first + count] = kind.token
+        first += count + 1
+    return ids
+
+
 def _placeholder_counts(spec: InputSpec, shape: tuple[int, ...], case: _Case) -> tuple[int, ...]:
     kinds = spec.tokens.placeholders if spec.tokens else ()
     return tuple(kind.in_row(shape[0], case.sizes) for kind in kinds)
@@ -93,10 +102,7 @@ def _tokens(spec: InputSpec, shape: tuple[int, ...], case: _Case) -> torch.Tenso
         ids.scatter_(-1, last, rules.end)
     if rules.start is not None:
         ids[..., 0] = rules.start
-    first = 1
-    for kind, count in zip(rules.placeholders, _placeholder_counts(spec, shape, case), strict=True):
-        ids[..., first : first + count] = kind.token
-        first += count + 1
+    _with_placeholders(ids, spec, case)
     if rules.pad is not None:
         ids[~real] = rules.pad
     return ids
@@ -181,12 +187,22 @@ def _places(spec: InputSpec, shape: tuple[int, ...], case: _Case) -> torch.Tenso
 def _sides(spec: InputSpec, images: int, case: _Case) -> list[int]:
     """Rows and columns of every image's patches, as near to a square as they go."""
     step = int(spec.low)
-    blocks, rest = divmod(patches_of_a_row(images, case.sizes), step * step)
+    columns = patches_of_a_row(images, case.sizes)
+    blocks, rest = divmod(columns, step * step * int(spec.high))
     if rest or not blocks:
         msg = f"{spec.name}: the patches make no image of {step} by {step} blocks"
         raise ValueError(msg)
     rows = next(rows for rows in range(math.isqrt(blocks), 0, -1) if blocks % rows == 0)
     return [rows * step, blocks // rows * step]
+
+
+def _image_sides(spec: InputSpec, shape: tuple[int, ...], case: _Case) -> torch.Tensor:
+    del spec
+    return torch.tensor([case.sizes["height"], case.sizes["width"]]).expand(shape).clone()
+
+
+def _span(spec: InputSpec, shape: tuple[int, ...], case: _Case) -> torch.Tensor:
+    return _with_placeholders(torch.zeros(shape), spec, case)
 
 
 def _positions(spec: InputSpec, shape: tuple[int, ...], case: _Case) -> torch.Tensor:
@@ -224,6 +240,8 @@ DRAWERS: dict[str, Drawer] = {
     "boxes": _boxes,
     "grid": _grid,
     "places": _places,
+    "sides": _image_sides,
+    "span": _span,
     "positions": _positions,
     "constant": _constant,
     "example": _as_given,
