@@ -7,16 +7,12 @@
 Every run is a process of its own, on the same checkpoint with the same inputs and dynamic
 axes; the sides take turns. Models are made once in the work folder, which needs 20 GB for all
 sections. What was measured is kept there in a journal, so that an interrupted benchmark goes
-on where it stopped. Writes `benchmark.json` and `benchmark.md`, and `benchmark.png` where
-matplotlib is installed; elsewhere, with any Python that has it:
-
-    python scripts/benchmark_plot.py docs/benchmark.json
+on where it stopped. Writes `benchmark.json`, `benchmark.md` and `benchmark.png`.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
 import json
 import os
 import platform
@@ -53,12 +49,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     summary = summarise(journal)
     (options.out / "benchmark.json").write_text(json.dumps(summary, indent=1) + "\n")
     (options.out / "benchmark.md").write_text(markdown(summary))
-    if importlib.util.find_spec("matplotlib") is None:
-        print("no plot, as matplotlib is not installed: see --help")
-    else:
-        from scripts.benchmark_plot import plot  # noqa: PLC0415 - needs matplotlib
+    # Imported late, so that the runs are forked from a small process.
+    from scripts.benchmark_plot import plot  # noqa: PLC0415
 
-        plot(summary, options.out / "benchmark.png")
+    plot(summary, options.out / "benchmark.png")
 
 
 def _options(arguments: Sequence[str] | None) -> argparse.Namespace:

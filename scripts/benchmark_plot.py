@@ -1,6 +1,6 @@
-"""Draws the benchmark's figures. Needs matplotlib alone, so any environment that has it will do.
+"""Draws the benchmark's figures.
 
-python scripts/benchmark_plot.py docs/benchmark.json
+python -m scripts.benchmark_plot docs/benchmark.json
 """
 
 from __future__ import annotations
@@ -12,8 +12,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import matplotlib as mpl
 import matplotlib.pyplot as plt
+
+from scripts.plot_style import DPI, GREY, soften, style
 
 Figures = Mapping[str, Any]
 
@@ -26,19 +27,11 @@ LOOKS = {
     "transformers": ("transformers.exporters, dynamic", "#2a7f62"),
     "transformers-static": ("transformers.exporters, static", "#a8d5c2"),
 }
-GREY = "#555555"
 
 
 def plot(summary: Figures, path: Path) -> None:
     """Writes the picture: seconds and memory by model above, growth below."""
-    style = {
-        "font.size": 9,
-        "axes.spines.top": False,
-        "axes.spines.right": False,
-        "axes.titlesize": 10,
-        "axes.titlelocation": "left",
-    }
-    with mpl.rc_context(style):
+    with style():
         figure = plt.figure(figsize=(12, 9.5), layout="constrained")
         grid = figure.add_gridspec(3, 4, height_ratios=(1.15, 1, 1))
         first = figure.add_subplot(grid[0, :])
@@ -70,7 +63,7 @@ def plot(summary: Figures, path: Path) -> None:
         handles, labels = first.get_legend_handles_labels()
         if handles:
             figure.legend(handles, labels, loc="outside lower center", ncols=3, frameon=False)
-        figure.savefig(path, dpi=150)
+        figure.savefig(path, dpi=DPI)
         plt.close(figure)
 
 
@@ -112,8 +105,7 @@ def _bars(axes: Any, section: Figures, measure: str, unit: float) -> None:
     axes.margins(x=0.01)
     axes.set_xticks(range(len(section["models"])), section["models"])
     axes.tick_params(axis="x", length=0)
-    axes.grid(axis="y", color=GREY, alpha=0.15)
-    axes.set_axisbelow(True)
+    soften(axes, "y")
 
 
 def _lines(axes: Any, rows: Figures, measure: str, unit: float) -> None:
