@@ -31,6 +31,8 @@ from selector.errors import InvalidRequestError
 from strategies.isolation import Limits
 from strategies.registry import portfolio, unknown_name_message
 
+# Those of real size want other limits, and the hand-made tiny ones are among the others.
+DEFAULT_MODELS = ("base:*", "head:*", "plain:*")
 DEFAULT_TIMEOUT = 120.0
 # A tiny model's attempt takes less than 1 GB; one of real size is told more.
 DEFAULT_MEMORY = "4G"
@@ -104,13 +106,13 @@ def _settings(options: argparse.Namespace) -> Settings:
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     add = parser.add_argument
-    everything = [f"{kind}:*" for kind in collection_models.KINDS]
+    known = ", ".join(f"{kind}:*" for kind in collection_models.KINDS)
     add(
         "--models",
         nargs="+",
         metavar="NAME",
-        default=everything,
-        help=f"{', '.join(everything)} or some of those, types, folders, Hub ids",
+        default=DEFAULT_MODELS,
+        help=f"{known}, names of theirs, types, folders, Hub ids; {' '.join(DEFAULT_MODELS)}",
     )
     add("--candidates", nargs="+", metavar="NAME", default=[], help="htp[static], fx*; or all")
     add("--twins", choices=("all", "sample"), default="sample")

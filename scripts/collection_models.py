@@ -1,8 +1,9 @@
-"""The models that can be collected, by name: what there is, and how each one is built."""
+"""The models that can be collected, by name: what there is, and how each one is had."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from functools import partial
@@ -10,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selector.measuring import Recipe
+from strategies.isolation import Limits, Session
 from strategies.registry import unknown_name_message
 
 if TYPE_CHECKING:
@@ -19,7 +21,7 @@ if TYPE_CHECKING:
 
 # What builds them: imported by the process that does, once for all models, and not by that of a
 # worker, which stays light.
-IMPORTS = ("scripts.zoo", "scripts.plain_modules")
+IMPORTS = ("scripts.zoo", "scripts.plain_modules", "scripts.real_size")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,10 +31,26 @@ class Kind:
     Attributes:
         names: Lists them.
         build: Gives the module of a name and a seed, and its inputs or None.
+        write: Instead of that, writes a checkpoint into a folder, which takes all its memory:
+            a large model is then loaded as a user's is, and never there twice.
     """
 
     names: Callable[[], Iterable[str]]
-    build: Callable[[str, int], Built]
+    build: Callable[[str, int], Built] | None = None
+    write: Callable[[str, Path, int], Path] | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject:
+    """What `measure` takes for a name.
+
+    Attributes:
+        model: Its first argument.
+        random_weights: As there.
+    """
+
+    model: str | Recipe
+    random_weights: bool
 
 
 def _tiny_names() -> Iterable[str]:
@@ -71,13 +89,26 @@ def _zoo(kind: str, name: str, seed: int) -> Built:
     return zoo.build(f"{kind}:{name}", seed=seed), None
 
 
+def _real_names() -> Iterable[str]:
+    from scripts import real_size  # noqa: PLC0415 - see IMPORTS
+
+    return real_size.NAMES
+
+
+def _write_real(name: str, folder: Path, seed: int) -> Path:
+    from scripts import real_size  # noqa: PLC0415 - see IMPORTS
+
+    return real_size.write_checkpoint(name, folder, seed)
+
+
 KINDS = {
     **{
         kind: Kind(names=partial(_zoo_names, kind), build=partial(_zoo, kind))
         for kind in ("base", "head")
     },
-    "tiny": Kind(names=_tiny_names, build=_tiny),
     "plain": Kind(names=_plain_names, build=_plain),
+    "real": Kind(names=_real_names, write=_write_real),
+    "tiny": Kind(names=_tiny_names, build=_tiny),
 }
 
 
@@ -106,15 +137,36 @@ def expand(patterns: Sequence[str]) -> list[str]:
     return list(found)
 
 
-def model_of(name: str, seed: int) -> str | Recipe:
-    """What `measure` takes for a name."""
-    kind, colon, rest = name.partition(":")
-    if not colon or kind not in KINDS or Path(name).is_dir():
-        return name
-    return Recipe(name=rest, build=partial(build, name, seed), imports=IMPORTS)
+@contextmanager
+def had(name: str, seed: int, limits: Limits) -> Iterator[Subject]:
+    """What to measure for a name; files that were written for it are removed at the end.
+
+    Args:
+        name: One of those that `expand` gives.
+        seed: Of the random weights.
+        limits: What writing files may take.
+
+    Raises:
+        StrategyError: It took more.
+        Exception: What writing them raised.
+    """
+    sort, colon, rest = name.partition(":")
+    if not colon or sort not in KINDS or Path(name).is_dir():
+        yield Subject(model=name, random_weights=True)
+        return
+    kind = KINDS[sort]
+    if kind.build is not None:
+        build = partial(kind.build, rest, seed)
+        recipe = Recipe(name=rest, build=build, imports=IMPORTS)
+        yield Subject(model=recipe, random_weights=False)
+    if kind.write is not None:
+        # Should this process be killed, the session's folder is removed all the same.
+        with Session(imports=IMPORTS) as session:
+            folder = session.folder("checkpoint") / rest
+            session.attempt(_apart, kind.write, rest, folder, seed, limits=limits).value()
+            yield Subject(model=str(folder), random_weights=False)
 
 
-def build(name: str, seed: int) -> Built:
-    """The module of a name, and its inputs where they cannot be made up."""
-    kind, _, rest = name.partition(":")
-    return KINDS[kind].build(rest, seed)
+def _apart(_: None, write: Callable[[str, Path, int], Path], *args: Any) -> None:
+    """An attempt without a model, for the memory that writing one takes."""
+    write(*args)

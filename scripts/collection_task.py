@@ -69,7 +69,6 @@ def is_drawn(model: str, seed: int) -> bool:
 
 
 def _measured(name: str, settings: Settings, stages: list[str]) -> Measurement:
-    model = collection_models.model_of(name, settings.seed)
     all_twins = settings.all_twins or is_drawn(name, settings.seed)
 
     def is_wanted(candidate: Candidate, attempts: Sequence[Attempt]) -> bool:
@@ -82,13 +81,14 @@ def _measured(name: str, settings: Settings, stages: list[str]) -> Measurement:
     def note_stage(progress: Progress) -> None:
         stages.append(progress.stage)
 
-    return measure(
-        model,
-        random_weights=isinstance(model, str),
-        limits=settings.limits,
-        wanted=is_wanted,
-        progress=note_stage,
-    )
+    with collection_models.had(name, settings.seed, settings.limits) as subject:
+        return measure(
+            subject.model,
+            random_weights=subject.random_weights,
+            limits=settings.limits,
+            wanted=is_wanted,
+            progress=note_stage,
+        )
 
 
 def _records(name: str, measurement: Measurement, seed: int) -> tuple[baseline.Record, ...]:
