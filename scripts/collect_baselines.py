@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import subprocess
 import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
@@ -81,6 +82,7 @@ def journal_path(out: Path) -> Path:
 
 def _run(options: argparse.Namespace) -> Run:
     settings = {
+        "revision": _revision(),
         "seed": options.seed,
         "timeout_seconds": options.timeout,
         "memory_bytes": options.memory,
@@ -92,6 +94,18 @@ def _run(options: argparse.Namespace) -> Run:
         settings["jobs"] = options.jobs
     created = datetime.now(UTC).isoformat(timespec="seconds")
     return Run(created=created, environment=baseline.environment(), settings=settings)
+
+
+def _revision() -> str | None:
+    """What git calls this checkout, with `-dirty` where files in it were changed."""
+    command = ["git", "describe", "--always", "--dirty", "--abbrev=12"]
+    try:
+        told = subprocess.run(  # noqa: S603 - nothing in it comes from outside
+            command, capture_output=True, text=True, check=True, cwd=Path(__file__).parent
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return told.stdout.strip()
 
 
 def _settings(options: argparse.Namespace) -> Settings:

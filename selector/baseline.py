@@ -212,9 +212,11 @@ def record(  # noqa: PLR0913 - one keyword for each thing that was measured
 
 
 def one_line(error: BaseException) -> str | None:
-    """The first line of a message, without the folders of this machine."""
-    lines = str(error).strip().splitlines()
-    return FOLDERS.sub("", lines[0])[:LONGEST_ERROR] if lines else None
+    """The first line of a message that says something, without the folders of this machine."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    # `Validation error:`, and on the next line which.
+    parts = 2 if lines and lines[0].endswith(":") else 1
+    return FOLDERS.sub("", " ".join(lines[:parts]))[:LONGEST_ERROR] or None
 
 
 def _dynamic_axes_ok(candidate: Candidate, report: VerificationReport | None) -> bool | None:

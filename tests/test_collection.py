@@ -16,7 +16,12 @@ import psutil
 import pytest
 from rich.console import Console
 
-from scripts import collect_baselines, collection_journal, compare_baselines
+from scripts import (
+    collect_baselines,
+    collection_journal,
+    collection_models,
+    compare_baselines,
+)
 from scripts.collection_journal import Entry, Journal, Run
 from scripts.collection_progress import Reporter
 from scripts.collection_task import is_drawn
@@ -24,6 +29,8 @@ from scripts.zoo import tiny_config
 from selector import baseline
 from selector.baseline import Unmeasured
 from selector.errors import InvalidRequestError
+from selector.source import resolve
+from strategies.isolation import Limits
 from tests.test_baseline import record
 
 RUN = Run(created="2026-01-01", environment={"cores": 2}, settings={"seed": 0})
@@ -230,6 +237,27 @@ def test_labels_that_differ_are_told(tmp_path: Path, capsys: pytest.CaptureFixtu
     ]
     assert compare_baselines.main([*files, "--at-least", "0.97"]) == 0
     assert compare_baselines.main([files[0], str(tmp_path / "missing.json")]) == 2
+
+
+def test_a_model_of_real_size_is_loaded_as_a_users_is(tmp_path: Path) -> None:
+    with collection_models.had("real:segformer-b0", 0, Limits()) as subject:
+        assert isinstance(subject.model, str)
+        folder = Path(subject.model)
+        source = resolve(folder)
+        assert (source.kind, source.name) == ("folder", "segformer-b0")
+        assert sum(file.stat().st_size for file in folder.iterdir()) > 10e6
+    assert not folder.parent.exists()
+
+
+@pytest.mark.parametrize(
+    ("pattern", "first"),
+    [("base:ber*", "base:bert"), ("head:BertFor*", "head:BertForMaskedLM")],
+)
+def test_patterns_name_models_of_the_zoo(pattern: str, first: str) -> None:
+    found = collection_models.expand(["some/id", pattern, first])
+    assert found[0] == "some/id"
+    assert first in found
+    assert len(found) == len(set(found)) > 2
 
 
 @pytest.mark.slow
