@@ -13,7 +13,7 @@ from joblib import Parallel, delayed, parallel_config
 from scripts.collection_journal import Entry
 from scripts.collection_task import Settings, measure_model
 from selector.baseline import Unmeasured
-from strategies.errors import AttemptCrashedError
+from selector.errors import AttemptCrashedError, InvalidRequestError
 
 LOKY, DASK = "loky", "dask"
 # Building, studying, every candidate and what a static one needs first may each take their limit.
@@ -40,6 +40,9 @@ def measured(models: Sequence[str], settings: Settings, pool: Pool) -> Iterator[
 
     Every attempt has a process of its own, so a worker hardly ever dies. Where one does, the
     models that were under way are measured again, each alone, to find the one that it was.
+
+    Raises:
+        InvalidRequestError: The cluster cannot be reached, or has no workers.
     """
     if pool.backend == LOKY and pool.jobs > 1:
         # Those of a cluster do outlive this process.
@@ -53,7 +56,10 @@ def measured(models: Sequence[str], settings: Settings, pool: Pool) -> Iterator[
             for entry in _in_parallel(batch, settings, pool, begun):
                 done.add(entry.model)
                 yield entry
-        except (BrokenExecutor, TimeoutError) as error:
+        except (BrokenExecutor, OSError) as error:
+            if not begun:
+                msg = f"no worker of {pool.scheduler or 'this machine'} can be had: {error}"
+                raise InvalidRequestError(msg) from error
             lost = [name for name in begun if name not in done]
             if batch == lost[:1]:
                 yield _lost(batch[0], error)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import dask
 import psutil
 import pytest
 from rich.console import Console
@@ -308,6 +309,33 @@ def test_a_collection_that_was_killed_goes_on_and_every_record_is_there_once(
     assert measured_models(journal) == sorted(PLAIN)
 
 
+def test_a_worker_that_is_killed_does_not_end_the_collection(tmp_path: Path) -> None:
+    out = tmp_path / "out.json"
+    journal = collect_baselines.journal_path(out)
+    arguments = ("--models", *PLAIN, "--candidates", *FAST, "--jobs", "2", "--out", str(out))
+    command = [sys.executable, "-m", "scripts.collect_baselines", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as collector:
+        wait_for_models(journal, 1)
+        workers = psutil.Process(collector.pid).children()
+        busy = [item for item in workers if item.children()]
+        busy[0].kill()
+    assert collector.returncode == 0
+    whole = baseline.read(out)
+    assert whole.unmeasured == ()
+    assert {item.model for item in whole.records} == set(PLAIN)
+    assert measured_models(journal) == sorted(PLAIN)
+
+
+def test_a_cluster_that_is_not_there_is_an_error(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("DASK_DISTRIBUTED__COMM__TIMEOUTS__CONNECT", "1s")
+    dask.config.refresh()
+    where = ("--backend", "dask", "--scheduler", "tcp://127.0.0.1:9")
+    assert collect(tmp_path / "out.json", ("plain:mlp",), *where) == 2
+    assert "no worker of tcp://127.0.0.1:9 can be had" in capsys.readouterr().err
+
+
 def test_on_a_cluster_whose_worker_is_killed_every_record_arrives_once(
     tmp_path: Path, cluster: Cluster
 ) -> None:
@@ -374,7 +402,7 @@ def measured_models(journal: Path) -> list[str]:
 
 
 def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 120
+    deadline = time.monotonic() + 600
     while not condition():
         assert time.monotonic() < deadline, "it did not come about"
         time.sleep(0.05)
