@@ -15,10 +15,13 @@ FEATURE_NAMES = (
     "feature_size",
     "input_feat_per_channel",
     "feature_projection_input_dim",
+    "input_feat_size",
     "n_mels",
     "num_mel_channels",
     "input_dim",
 )
+# Bands of a spectrum, where the config names no number.
+USUAL_BANDS = (128, 80)
 WIDTH_NAMES = ("hidden_size", "d_model", "hidden_dim")
 FEATURES = ("input_features", "audio_mel")
 AUDIO_MASKS = (
@@ -33,16 +36,15 @@ AUDIO_RULES = frozenset({"input_values", "input_features"})
 
 def audio_features(name: str, facts: Facts) -> list[InputSpec]:
     """Spectra, with their bands before or behind the time."""
-    size = find_int(facts.config, *FEATURE_NAMES, near=AUDIO)
-    if size is None:
-        return []
-    return floats(
-        name,
-        facts,
-        ("batch_size", size, "feature_length"),
-        ("batch_size", "feature_length", size),
-        ("batch_size", 1, "feature_length", size),
-    )
+    known = find_int(facts.config, *FEATURE_NAMES, near=AUDIO)
+    shapes: list[Axes] = []
+    for size in (known,) if known else USUAL_BANDS:
+        shapes += [
+            ("batch_size", size, "feature_length"),
+            ("batch_size", "feature_length", size),
+            ("batch_size", 1, "feature_length", size),
+        ]
+    return floats(name, facts, *shapes)
 
 
 def audio_mask(name: str, facts: Facts) -> list[InputSpec]:

@@ -25,6 +25,10 @@ NORMALISED = re.compile(
 # Of the real operator, and of the one that stands for it where there are no weights.
 MULTIPLIED = re.compile(r"cannot be multiplied \((\d+)x(\d+) and (\d+)x\d+\)")
 REDUCED = re.compile(r"same reduction dim, but got \[(\d+), (\d+)\] X \[(\d+), \d+\]")
+UNEQUAL = re.compile(
+    r"tensor a \((\d+)\) must match .* tensor b \((\d+)\) at non-singleton dimension (\d)"
+)
+MASKED = re.compile(r"shape of the mask \[([\d, ]+)\].* of the indexed tensor \[([\d, ]+)\]")
 INVALID = re.compile(r"Invalid channel dimensions")
 RESHAPED = re.compile(r"shape '\[-1, ([\d, ]+)\]' is invalid for input of size (\d+)")
 DIMENSION = re.compile(
@@ -41,12 +45,14 @@ class Complaint:
         name: The input.
         rank: Number of axes, or None where any will do.
         sizes: Sizes of axes, by index from the front or, negative, from the back.
+        like: Another input, whose axes it should begin with.
         shape: The whole shape where the message writes it out, else None.
     """
 
     name: str
     rank: int | None = None
     sizes: Mapping[int, int] = field(default_factory=dict)
+    like: str | None = None
     shape: DocumentedShape | None = None
 
 
@@ -91,6 +97,14 @@ def _dimension(found: re.Match[str], error: BaseException, shapes: Shapes) -> It
         yield Complaint(name=name, rank=int(found[1]) + 1)
 
 
+def _unequal(found: re.Match[str], error: BaseException, shapes: Shapes) -> Iterator[Complaint]:
+    size, other, axis = (int(number) for number in found.groups())
+    for name in _named(error, shapes):
+        for wanted in (size, other):
+            if shapes[name][axis] in (size, other) and shapes[name][axis] != wanted > 1:
+                yield Complaint(name=name, rank=len(shapes[name]), sizes={axis: wanted})
+
+
 def _named(error: BaseException, shapes: Shapes) -> list[str]:
     """The inputs of the shape of a tensor that the innermost such statement names."""
     for place in places(error):
@@ -121,6 +135,12 @@ def _invalid(_: re.Match[str], error: BaseException, shapes: Shapes) -> Iterator
             for name in _same(given, shapes):
                 yield Complaint(name=name, rank=given.ndim, sizes={1: wanted})
             return
+
+
+def _masked(found: re.Match[str], _: BaseException, shapes: Shapes) -> Iterator[Complaint]:
+    for mask in _of_shape(_numbers(found[1]), shapes):
+        for name in _of_shape(_numbers(found[2]), shapes):
+            yield Complaint(name=name, like=mask)
 
 
 def _normalised(found: re.Match[str], _: BaseException, shapes: Shapes) -> Iterator[Complaint]:
@@ -173,6 +193,8 @@ READERS: dict[re.Pattern[str], Reader] = {
     MULTIPLIED: _multiplied,
     REDUCED: _multiplied,
     INVALID: _invalid,
+    UNEQUAL: _unequal,
+    MASKED: _masked,
     RESHAPED: _reshaped,
     DIMENSION: _dimension,
     DOCUMENTED: _documented,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import math
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, cast
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
     from torch import nn
     from transformers import PretrainedConfig
 
+PART = re.compile(r"get_\w+_features")
 VARIADIC = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 
 # Small sizes that no model minds, so that an axis of images has distinct ones even
@@ -102,11 +104,21 @@ def gather(module: nn.Module, config: PretrainedConfig | None) -> Facts:
         },
         open_ended=any(parameter.kind in VARIADIC for parameter in parameters.values()),
         main_inputs=(main,) if isinstance(main, str) else tuple(main),
-        docs=documented_shapes(inspect.getdoc(module.forward)),
+        docs=_docs(module),
         config=config,
         float_dtype=_float_dtype(module),
         embeddings=_embeddings(module),
     )
+
+
+def _docs(module: nn.Module) -> dict[str, tuple[DocumentedShape, ...]]:
+    """Shapes that forward documents, and behind them those of its parts for one modality."""
+    parts = [name for name in dir(type(module)) if PART.fullmatch(name)]
+    found: dict[str, tuple[DocumentedShape, ...]] = {}
+    for name in ("forward", *parts):
+        for key, shapes in documented_shapes(inspect.getdoc(getattr(module, name))).items():
+            found[key] = tuple(dict.fromkeys((*found.get(key, ()), *shapes)))
+    return found
 
 
 def _float_dtype(module: nn.Module) -> str:

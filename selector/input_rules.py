@@ -243,7 +243,7 @@ def _series(name: str, facts: Facts) -> list[InputSpec]:
 def _time_features(name: str, facts: Facts) -> list[InputSpec]:
     length = "context_length" if name.startswith("past_") else "prediction_length"
     size = find_int(facts.config, "num_time_features")
-    return floats(name, facts, ("batch_size", length, size) if size else None)
+    return floats(name, facts, None if size is None else ("batch_size", length, size))
 
 
 def _points(name: str, facts: Facts) -> list[InputSpec]:
@@ -278,6 +278,9 @@ def _from_docs(name: str, shape: DocumentedShape, facts: Facts) -> InputSpec | N
         kind = "int"
     if kind == "bool" or name.endswith("mask"):
         dtype = "bool" if kind == "bool" else "int64"
+        if "input_ids" in facts.parameters:
+            # As many placeholders stand in the text as there are unmasked pieces.
+            return InputSpec(name=name, axes=tuple(axes), dtype=dtype, fill="constant", low=1)
         return InputSpec(name=name, axes=tuple(axes), dtype=dtype, fill="observed")
     if kind == "int":
         return whole(name, tuple(axes))[0]

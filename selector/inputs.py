@@ -60,11 +60,15 @@ def make_inputs(  # noqa: PLR0913 - one keyword per thing that a user may say ab
             the message names it and shows how to pass it.
     """
     # These import torch, which asking for --help must not.
+    from torch import nn as torch_nn  # noqa: PLC0415
+
     from selector import given as users  # noqa: PLC0415
     from selector import input_rules, placeholders, probing, proposing, repairs  # noqa: PLC0415
     from selector.eager import Eager  # noqa: PLC0415
     from selector.facts import gather  # noqa: PLC0415
 
+    if type(module).forward is torch_nn.Module.forward and "forward" not in vars(module):
+        raise InvalidRequestError(_without_forward(module))
     eager = eager or Eager(module)
     facts = gather(module, config)
     asked = users.normalise(given, facts)
@@ -86,7 +90,11 @@ def make_inputs(  # noqa: PLR0913 - one keyword per thing that a user may say ab
                 given_sizes=own_sizes,
                 bound=proposing.constants(facts, asked),
             ),
-            (partial(repairs.sure, facts=facts), repairs.guessed_sizes),
+            (
+                partial(repairs.sure, facts=facts),
+                repairs.guessed_sizes,
+                partial(repairs.guessed_axes, facts=facts),
+            ),
         )
         error = error or refused
         if settled is not None:
@@ -116,6 +124,11 @@ def _known(
         name = next(iter(facts.parameters), "x")
         raise InvalidRequestError(_how_to_pass(facts.class_name, name, "2x8", "float32"))
     return names
+
+
+def _without_forward(module: nn.Module) -> str:
+    parts = ", ".join(name for name, _ in module.named_children()) or "none"
+    return f"{type(module).__name__} has no forward; export one of its parts instead: {parts}"
 
 
 def _how_to_pass(class_name: str, name: str, shape: str, dtype: str) -> str:

@@ -88,6 +88,8 @@ def places(name: str, facts: Facts) -> list[InputSpec]:
 
 def masks(name: str, facts: Facts) -> list[InputSpec]:
     """Which patches are real; all of them, as every image has its full grid."""
+    if not any(grid in facts.parameters for grid in PADDED_GRIDS):
+        return []
     return [
         InputSpec(
             name=name, axes=(images_axis(facts), PATCHES), dtype="int64", fill="constant", low=1

@@ -39,31 +39,59 @@ def _without_constant(proposal: ExampleInputs, text: str) -> Iterator[ExampleInp
 
 def _reshaped(proposal: ExampleInputs, error: Exception, facts: Facts) -> Iterator[ExampleInputs]:
     """The same with the input that the error is about as the error wants it."""
-    shapes = {spec.name: proposal.shape_of(spec) for spec in proposal.specs if spec.example is None}
-    for complaint in complaints(error, shapes):
-        for spec in _answers(complaint, proposal, facts):
-            specs = tuple(spec if own.name == spec.name else own for own in proposal.specs)
+    for complaint, own in _complaints(proposal, error):
+        for spec in _answers(own, complaint, proposal, facts):
+            specs = tuple(spec if one is own else one for one in proposal.specs)
             yield _resized(proposal, specs, facts)
 
 
-def _answers(complaint: Complaint, proposal: ExampleInputs, facts: Facts) -> Iterator[InputSpec]:
-    own = next(spec for spec in proposal.specs if spec.name == complaint.name)
+def _answers(
+    own: InputSpec, complaint: Complaint, proposal: ExampleInputs, facts: Facts
+) -> Iterator[InputSpec]:
+    """Other ways to make the input up that the complaint asks for."""
     if complaint.shape is not None:
         yield from input_rules.as_documented(complaint.name, complaint.shape, facts)
         return
-    rank = len(own.axes) if complaint.rank is None else complaint.rank
-    fitting = [
-        spec
-        for spec in input_rules.alternatives(complaint.name, facts)
-        if (complaint.rank is None or len(spec.axes) == rank)
-        and all(spec.axes[index] == size for index, size in complaint.sizes.items())
-    ]
+    fitting = _fitting(complaint, proposal, facts)
     yield from fitting
-    if not fitting and len(own.axes) == rank and complaint.sizes:
+    fixed = complaint.sizes and all(isinstance(own.axes[index], int) for index in complaint.sizes)
+    if not fitting and fixed and len(own.axes) == (complaint.rank or len(own.axes)):
         axes = list(own.axes)
         for index, size in complaint.sizes.items():
             axes[index] = size
         yield replace(own, axes=tuple(axes))
+
+
+def _fitting(complaint: Complaint, proposal: ExampleInputs, facts: Facts) -> list[InputSpec]:
+    like = next((spec.axes for spec in proposal.specs if spec.name == complaint.like), ())
+    return [
+        spec
+        for spec in input_rules.alternatives(complaint.name, facts)
+        if (complaint.rank is None or len(spec.axes) == complaint.rank)
+        and spec.axes[: len(like)] == like
+        and all(spec.axes[index] == size for index, size in complaint.sizes.items())
+    ]
+
+
+def guessed_axes(
+    proposal: ExampleInputs, error: Exception, facts: Facts
+) -> Iterator[ExampleInputs]:
+    """The same with the wanted sizes of axes that have a name, which then are fixed."""
+    for complaint, own in _complaints(proposal, error):
+        if len(own.axes) != (complaint.rank or len(own.axes)):
+            continue
+        wanted = {own.axes[index]: size for index, size in complaint.sizes.items()}
+        named = {axis: size for axis, size in wanted.items() if isinstance(axis, str)}
+        if named and named.keys() == wanted.keys() and not _fitting(complaint, proposal, facts):
+            others = {key: size for key, size in proposal.other_sizes.items() if key not in named}
+            yield replace(proposal, sizes={**proposal.sizes, **named}, other_sizes=others)
+
+
+def _complaints(proposal: ExampleInputs, error: Exception) -> Iterator[tuple[Complaint, InputSpec]]:
+    specs = {spec.name: spec for spec in proposal.specs if spec.example is None}
+    shapes = {name: proposal.shape_of(spec) for name, spec in specs.items()}
+    for complaint in complaints(error, shapes):
+        yield complaint, specs[complaint.name]
 
 
 def _enlarged(proposal: ExampleInputs, text: str) -> Iterator[ExampleInputs]:
