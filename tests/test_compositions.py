@@ -139,6 +139,13 @@ MOVING: dict[str, Case] = {
     ),
     "diag_embed": lambda x: (torch.diag_embed(x), x.diag_embed(1), x.diag_embed(-2, 1, 0)),
     "roll": lambda x: (torch.roll(x, (1, -1), (1, 2)), x.roll(3), x.roll(x.shape[-1] // 2, -1)),
+    "repeat_interleave": lambda x: (
+        x.repeat_interleave(2, -1),
+        torch.repeat_interleave(x, torch.tensor(3)),
+        torch.repeat_interleave(x, ids(x)[0, 0, :3], dim=1),
+        torch.repeat_interleave(ids(x)[0, 1]),
+        x.sum(-1),
+    ),
     "flips": lambda x: (torch.fliplr(x), torch.flipud(x)),
     "rot90": lambda x: tuple(torch.rot90(x, turns, (1, 2)) for turns in range(4)),
     "movedim": lambda x: (x.movedim(0, -1), x.movedim((-1, 0), (0, -2)), torch.moveaxis(x, 1, 0)),

@@ -167,6 +167,25 @@ def _roll(x: Tensor, shifts: Any, dims: Any = None) -> Any:
     return x
 
 
+@composes("repeat_interleave")
+def _repeat_interleave(
+    x: Tensor, repeats: Any = None, dim: int | None = None, *, output_size: Any = None
+) -> Any:
+    if repeats is None:
+        return _repeat_interleave(torch.arange(x.shape[0]), x, output_size=output_size)
+    if dim is None:
+        return _repeat_interleave(x.flatten(), repeats, 0, output_size=output_size)
+    axis = dim % x.dim()
+    if not isinstance(repeats, Tensor) or repeats.numel() == 1:
+        times = repeats.reshape(()) if isinstance(repeats, Tensor) else repeats
+        sizes = [-1] * (x.dim() + 1)
+        sizes[axis + 1] = times
+        return x.unsqueeze(axis + 1).expand(sizes).flatten(axis, axis + 1)
+    ends = repeats.cumsum(0)
+    places = torch.arange(ends[-1] if output_size is None else output_size)
+    return x.index_select(axis, (places.unsqueeze(-1) >= ends).sum(-1))
+
+
 @composes("fliplr")
 def _fliplr(x: Tensor) -> Any:
     return x.flip(1)
