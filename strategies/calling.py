@@ -42,10 +42,14 @@ class NamedCall(nn.Module):
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Returns the output's tensors in the order of `flatten_outputs`."""
+        return tuple(tensor for _, tensor in self.named_outputs(*tensors))
+
+    def named_outputs(self, *tensors: torch.Tensor) -> list[tuple[str, torch.Tensor]]:
+        """The same with their names."""
         bound = dict(zip(self.input_names, tensors, strict=True))
         with self.around():
             outputs = self.module(**bound, **self.constants)
-        return tuple(tensor for _, tensor in flatten_outputs(outputs))
+        return flatten_outputs(outputs)
 
 
 def flatten_outputs(outputs: object) -> list[tuple[str, torch.Tensor]]:

@@ -9,8 +9,8 @@ from __future__ import annotations
 import io
 import logging
 import warnings
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import ClassVar
 
 import onnx
@@ -44,9 +44,9 @@ class UsageBasedStrategy(ExportStrategy):
         void = request.candidate.weights == VOID
         replacements = guarded(COMPOSITIONS) if void else COMPOSITIONS
         around = _without_values if void else nullcontext
-        call = NamedCall(body, tuple(request.inputs), request.constants, around).eval()
+        call = _TracedCall(body, request, around).eval()
         with (
-            exportable(model, plain_attention=True, replacements=replacements),
+            exportable(model, plain_attention=False, replacements=replacements),
             torchscript_scopes.exact_scopes(call),
             torchscript.without_weights(call, refuse_constant),
             torchscript.without_needless_passes(),
@@ -54,12 +54,35 @@ class UsageBasedStrategy(ExportStrategy):
         ):
             proto = _trace_and_lower(call, request)
         graph_model = ir.from_proto(proto)
+        del graph_model.graph.outputs[len(request.output_names) :]
         _attach_weights(graph_model.graph, call, len(request.inputs))
         for node in hierarchy.all_nodes(graph_model.graph):
             scope = torchscript_scopes.scope_from_name(node.name or "")
             if scope is not None:
                 hierarchy.mark(node, scope)
         return graph_model
+
+
+class _TracedCall(NamedCall):
+    """Returns what was asked for and nothing else, and every input.
+
+    Sizes in an output look like tensors while they are traced. The exporter drops inputs
+    that nothing uses, and gives their names to others.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        request: ExportRequest,
+        around: Callable[[], AbstractContextManager[None]],
+    ) -> None:
+        super().__init__(module, tuple(request.inputs), request.constants, around)
+        self.output_names = request.output_names
+
+    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        """Returns the outputs in the order of their names, and then the inputs."""
+        named = dict(self.named_outputs(*tensors))
+        return (*(named[name] for name in self.output_names), *tensors)
 
 
 @contextmanager

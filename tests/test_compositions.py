@@ -149,6 +149,7 @@ MOVING: dict[str, Case] = {
     "flips": lambda x: (torch.fliplr(x), torch.flipud(x)),
     "rot90": lambda x: tuple(torch.rot90(x, turns, (1, 2)) for turns in range(4)),
     "movedim": lambda x: (x.movedim(0, -1), x.movedim((-1, 0), (0, -2)), torch.moveaxis(x, 1, 0)),
+    "permute": lambda x: (x.permute(0, -1, -2), torch.permute(x, (-1, 0, 1))),
     "pad_sequence": lambda x: nn.utils.rnn.pad_sequence([x[0].mT, x[1].mT[2:]], True, 7.0),
     "ravel": lambda x: x.mT.ravel(),
     "channel_shuffle": lambda x: F.channel_shuffle(x.repeat(1, 2, 1), 2),
@@ -182,6 +183,14 @@ PRODUCTS: dict[str, Case] = {
         x.mT[:, None].repeat(1, 2, 1, 1),
         x.mT[:, None].repeat(1, 2, 1, 1),
         enable_gqa=True,
+    ),
+    "attention": lambda x: (
+        F.scaled_dot_product_attention(x.mT, x.mT, x.mT, is_causal=True),
+        F.scaled_dot_product_attention(x.mT, x.mT, x.mT, x[:, :1] - 1, scale=0.5),
+    ),
+    # Some of the queries may look nowhere.
+    "masked attention": lambda x: F.scaled_dot_product_attention(
+        x.mT, x.mT, x.mT, (x[:, 0].unsqueeze(-1) > 0) & (x[:, :1] > 0)
     ),
     "cdist": lambda x: (torch.cdist(x.mT, x.mT + 1), torch.cdist(x.mT, x.mT, 1.0)),
     "trace": lambda x: torch.trace(square(x)[0]),

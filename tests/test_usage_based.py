@@ -156,6 +156,28 @@ def test_names_do_not_collide(tmp_path: Path) -> None:
     assert largest_error(path, model, {"x": torch.randn(2, 3)}) < 1e-6
 
 
+class IgnoresAnInput(nn.Module):
+    """Has a buffer and an input that nothing uses, and returns sizes beside a tensor."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.table = nn.Embedding(9, 4)
+        self.register_buffer("shift", torch.ones(4))
+
+    def forward(self, ids: Tensor, ignored: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        return self.table(ids) + self.shift, (ids.shape[0], ids.shape[1])
+
+
+def test_inputs_that_nothing_uses_and_sizes_in_outputs(tmp_path: Path) -> None:
+    model = IgnoresAnInput().requires_grad_(False)
+    inputs = {"ids": torch.tensor([[1, 2, 8]]), "ignored": torch.zeros(2)}
+    path = UsageBasedStrategy()(request_for(model, inputs, DYNAMIC, tmp_path)).path
+    graph = onnx.load(path).graph
+    assert [value.name for value in graph.input] == ["ids", "ignored"]
+    assert [value.name for value in graph.output] == ["output_0"]
+    assert largest_error(path, model, inputs) < 1e-6
+
+
 def test_a_place_that_cannot_be_written_is_no_failure_of_the_strategy(tmp_path: Path) -> None:
     model = nn.ReLU()
     request = request_for(model, {"input": torch.ones(2)}, DYNAMIC, tmp_path / "gone")

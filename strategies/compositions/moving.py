@@ -178,11 +178,12 @@ def _repeat_interleave(
     axis = dim % x.dim()
     if not isinstance(repeats, Tensor) or repeats.numel() == 1:
         times = repeats.reshape(()) if isinstance(repeats, Tensor) else repeats
-        sizes = [-1] * (x.dim() + 1)
+        sizes: list[Any] = [-1] * (x.dim() + 1)
         sizes[axis + 1] = times
         return x.unsqueeze(axis + 1).expand(sizes).flatten(axis, axis + 1)
     ends = repeats.cumsum(0)
-    places = torch.arange(ends[-1] if output_size is None else output_size)
+    total: Any = ends[-1] if output_size is None else output_size
+    places = torch.arange(total)
     return x.index_select(axis, (places.unsqueeze(-1) >= ends).sum(-1))
 
 
@@ -214,7 +215,15 @@ def _movedim(x: Tensor, source: Any, destination: Any) -> Any:
     pairs = zip(_axes(x, source), _axes(x, destination), strict=True)
     order = {new: old for old, new in pairs}
     others = iter([axis for axis in range(x.dim()) if axis not in order.values()])
-    return x.permute([order[axis] if axis in order else next(others) for axis in range(x.dim())])
+    return torch.permute(
+        x, [order[axis] if axis in order else next(others) for axis in range(x.dim())]
+    )
+
+
+@composes("permute")
+def _permute(x: Tensor, *dims: Any) -> Any:
+    order = dims[0] if isinstance(dims[0], Sequence) else dims
+    return torch.permute(x, _axes(x, order))
 
 
 def _axes(x: Tensor, dims: Any) -> list[int]:

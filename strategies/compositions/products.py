@@ -1,6 +1,6 @@
 """Normalisation, attention and linear algebra, composed of functions that the exporter lowers."""
 
-# ruff: noqa: A002, N803 - the signatures are torch's
+# ruff: noqa: A002, FBT001, FBT002, N803, PLR0913, PLR0917 - the signatures are torch's
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -32,14 +32,31 @@ def _rms_norm(
 
 @composes("scaled_dot_product_attention")
 def _attention(
-    query: Tensor, key: Tensor, value: Tensor, *args: Any, enable_gqa: bool = False, **kwargs: Any
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: float | None = None,
+    enable_gqa: bool = False,
 ) -> Any:
     if enable_gqa:
-        key, value = (
-            item.repeat_interleave(int(query.shape[-3]) // int(item.shape[-3]), -3)
-            for item in (key, value)
-        )
-    return F.scaled_dot_product_attention(query, key, value, *args, **kwargs)
+        groups = int(query.shape[-3]) // int(key.shape[-3])
+        key, value = (item.repeat_interleave(groups, -3) for item in (key, value))
+    if is_causal:
+        places = torch.arange(query.shape[-2]), torch.arange(key.shape[-2])
+        attn_mask = places[0].unsqueeze(-1) >= places[1]
+    factor = query.shape[-1] ** -0.5 if scale is None else scale
+    scores = (query * factor) @ key.transpose(-2, -1)
+    if attn_mask is None or attn_mask.dtype is not torch.bool:
+        scores = scores if attn_mask is None else scores + attn_mask
+        return F.dropout(torch.softmax(scores, -1), dropout_p) @ value
+    # What may look nowhere gives zeros.
+    seeing = attn_mask.any(-1, keepdim=True)
+    scores = torch.where(attn_mask | ~seeing, scores, torch.full_like(scores, float("-inf")))
+    found = F.dropout(torch.softmax(scores, -1), dropout_p) @ value
+    return torch.where(seeing, found, torch.zeros_like(found))
 
 
 @composes("cdist")
