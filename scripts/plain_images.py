@@ -218,10 +218,23 @@ class Pooling(nn.Module):
             "dilated": functional.max_pool2d(image, 2, stride=1, dilation=2),
             "bordered": functional.avg_pool2d(image, 3, padding=1, count_include_pad=False),
             "power": functional.lp_pool2d(image.abs() + 0.1, 2.0, 2),
-            "adaptive": functional.adaptive_avg_pool2d(image, (4, 4)),
             "largest": largest,
             "places": places,
         }
+
+
+class AdaptivePooling(nn.Module):
+    """Pools an image of any size to a fixed one, as before a classifier's dense layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.pool = nn.AdaptiveAvgPool2d((4, 4))
+        self.head = nn.Linear(3 * 16, 5)
+
+    def forward(self, image: Tensor) -> Tensor:
+        """(batch, 3, height, width) to (batch, 5)."""
+        logits: Tensor = self.head(torch.flatten(self.pool(image), 1))
+        return logits
 
 
 class Warp(nn.Module):
@@ -255,5 +268,6 @@ MODULES = {
     "super_resolution": Plain(build=SuperResolution, inputs=IMAGE),
     "pyramid": Plain(build=Pyramid, inputs=IMAGE),
     "pooling": Plain(build=Pooling, inputs=IMAGE),
+    "adaptive_pooling": Plain(build=AdaptivePooling, inputs=IMAGE),
     "warp": Plain(build=Warp, inputs=IMAGE),
 }

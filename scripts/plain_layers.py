@@ -64,13 +64,24 @@ class WeightNormed(nn.Module):
         super().__init__()
         self.first = parametrizations.weight_norm(nn.Conv1d(2, 6, 3, padding=1))
         self.second = parametrizations.spectral_norm(nn.Conv1d(6, 4, 3, padding=1))
-        self.turn = parametrizations.orthogonal(nn.Linear(4, 4, bias=False))
 
     def forward(self, wave: Tensor) -> Tensor:
-        """(batch, 2, length) to (batch, length, 4)."""
-        x = functional.leaky_relu(self.first(wave), 0.2)
-        turned: Tensor = self.turn(self.second(x).transpose(1, 2))
-        return turned
+        """(batch, 2, length) to (batch, 4, length)."""
+        out: Tensor = self.second(functional.leaky_relu(self.first(wave), 0.2))
+        return out
+
+
+class Orthogonal(nn.Module):
+    """A weight that stays orthogonal."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.turn = parametrizations.orthogonal(nn.Linear(4, 4, bias=False))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Keeps (batch, 4)."""
+        turned: Tensor = self.turn(x)
+        return torch.relu(turned)
 
 
 class Symmetric(nn.Module):
@@ -105,13 +116,27 @@ class Activations(nn.Module):
             [
                 *(nn.Mish(), nn.SELU(), nn.CELU(0.5), nn.Softsign(), nn.Tanhshrink()),
                 *(nn.Hardshrink(0.3), nn.Softshrink(0.2), nn.Hardtanh(-2, 2), nn.LogSigmoid()),
-                *(nn.Threshold(0.1, 0.5), nn.RReLU(), nn.GELU(approximate="tanh"), nn.GLU()),
+                *(nn.GELU(approximate="tanh"), nn.GLU()),
             ]
         )
 
     def forward(self, x: Tensor) -> Tensor:
-        """(batch, 6) to (batch, 75)."""
+        """(batch, 6) to (batch, 63)."""
         return torch.cat([kind(x) for kind in self.kinds], dim=-1)
+
+
+class Thresholds(nn.Module):
+    """Rectifiers with a value of their own below the threshold, and with a random slope."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.threshold = nn.Threshold(0.1, 0.5)
+        self.slope = nn.RReLU()
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Keeps (batch, 6)."""
+        out: Tensor = self.threshold(x) + self.slope(x)
+        return out
 
 
 class Dropouts(nn.Module):
@@ -244,8 +269,10 @@ MODULES = {
     "root_mean_square": Plain(build=RootMeanSquare, inputs={"x": floats("batch steps 12")}),
     "batch_statistics": Plain(build=Momentless, inputs={"x": floats("batch 6")}),
     "weight_normed": Plain(build=WeightNormed, inputs={"wave": floats("batch 2 length")}),
+    "orthogonal": Plain(build=Orthogonal, inputs={"x": floats("batch 4")}),
     "parametrized": Plain(build=Parametrized, inputs={"x": floats("batch 6")}),
     "activations": Plain(build=Activations, inputs={"x": floats("batch 6")}),
+    "thresholds": Plain(build=Thresholds, inputs={"x": floats("batch 6")}),
     "dropouts": Plain(build=Dropouts, inputs={"image": floats("batch 3 height width")}),
     "counter": Plain(build=Counter, inputs={"x": floats("batch 5")}),
     "key_value_buffer": Plain(
