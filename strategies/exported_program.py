@@ -17,7 +17,7 @@ from onnx_ir.passes import common as passes
 from onnxscript import optimizer
 from torch import fx, nn
 
-from strategies import hierarchy
+from strategies import hierarchy, lowerings
 from strategies.base import first_line
 from strategies.calling import NamedCall
 from strategies.decomposition import decompose
@@ -27,6 +27,8 @@ from strategies.hierarchy import ModuleScope
 if TYPE_CHECKING:
     from strategies.transformers_patches import Translations
 
+# Operators that torchlib lowers wrongly.
+_TRANSLATIONS: Translations = {torch.ops.aten.conv3d.default: lowerings.conv3d}
 # Where torch.export notes the modules around an operation, outermost first.
 _STACK = "nn_module_stack"
 _SCOPE = "autoexport.scope"
@@ -64,7 +66,7 @@ def lower(
             optimize=False,
             verbose=False,
             opset_version=opset,
-            custom_translation_table=dict(translations),
+            custom_translation_table={**_TRANSLATIONS, **translations},
         )
     except Exception as error:
         raise LoweringError(_explain(error, program), stage="lower") from error

@@ -30,6 +30,7 @@ def finish(model: ir.Model, module: nn.Module, request: ExportRequest) -> None:
     graph = model.graph
     _convert_opset(model, request.opset)
     _drop_unused(model)
+    _keep_padding(model)
     _name_inputs(graph, request)
     _name_outputs(graph, request)
     for node in hierarchy.all_nodes(graph):
@@ -71,6 +72,32 @@ def _drop_unused(model: ir.Model) -> None:
     if len(model.graph.inputs) != len(inputs):
         msg = "an unused input was dropped from the graph"
         raise LoweringError(msg)
+
+
+def _keep_padding(model: ir.Model) -> None:
+    """Keeps ONNX Runtime from making padding a part of the MaxPool that follows.
+
+    A pool's own padding is never its maximum, zeros often are (bit, and whatever else pads
+    as TensorFlow does); the results differ where all else is negative. Its optimiser
+    leaves a Pad alone that says which axes it pads.
+    """
+    if model.opset_imports.get("", 0) < _PAD_HAS_AXES:
+        return
+    for node in list(hierarchy.all_nodes(model.graph)):
+        if node.op_type != "Pad" or node.domain or len(node.inputs) > _AXES:
+            continue
+        pools = [user for user in node.outputs[0].consumers() if user.op_type == "MaxPool"]
+        if pools and node.graph is not None:
+            # A pool's kernel has every axis but those of batch and channels.
+            rank = len(pools[0].attributes["kernel_shape"].as_ints()) + 2
+            axes = ir.node("Constant", [], {"value": ir.tensor(list(range(rank)))})
+            node.graph.insert_before(node, axes)
+            node.resize_inputs(_AXES + 1)
+            node.replace_input_with(_AXES, axes.outputs[0])
+
+
+# The opset in which Pad was given axes, and their place among its inputs.
+_PAD_HAS_AXES, _AXES = 18, 3
 
 
 def _name_inputs(graph: ir.Graph, request: ExportRequest) -> None:

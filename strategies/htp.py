@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 from collections.abc import Callable
 from typing import TYPE_CHECKING, ClassVar
 
+import torch
+
 from strategies import internals
 from strategies.base import ExportRequest, ExportStrategy
 from strategies.exportable import exportable
+from strategies.packed_vision import PackedVision
+from strategies.transformers_patches import translations_for
 
 if TYPE_CHECKING:
     import onnx_ir as ir
@@ -41,15 +46,26 @@ class HtpStrategy(ExportStrategy):
 
         tools = torchlib.toolkit()
         record: Callable[..., recording.Record] = recording.record
+        around: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
         if request.candidate.dynamic and request.dynamic_axes:
             record = functools.partial(recording.record_symbolic, dynamic_axes=request.dynamic_axes)
-        with exportable(model, plain_attention=False):
+            around = PackedVision(model).applied()
+        with exportable(model, plain_attention=False), around:
             recorded = record(
                 model, request.inputs, request.constants, decompositions=tools.decompositions
             )
-        graph = torchlib.lower(recorded, _tensor_names(model))
+        translations = {
+            operator: function
+            for operator, function in translations_for(model).items()
+            if operator not in _TORCHLIB_IS_RIGHT
+        }
+        graph = torchlib.lower(recorded, _tensor_names(model), translations)
         simplification.simplify(graph)
         return graph
+
+
+# torchlib's own write to a mask takes values of every shape.
+_TORCHLIB_IS_RIGHT = frozenset({torch.ops.aten.index_put.default})
 
 
 def _tensor_names(model: nn.Module) -> dict[int, str]:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx_ir as ir
 from onnxscript import opset18
+from onnxscript.function_libs.torch_lib.ops import core
+from onnxscript.function_libs.torch_lib.tensor_typing import TFloat
 
 Value = Any  # an ONNX value that is being recorded
 
@@ -72,6 +74,87 @@ def attention(  # noqa: PLR0913 - the operator's arguments
     return op.Where(attends, context, _constant(0, query)), None
 
 
+def index(tensor: Value, indices: Sequence[Value | None]) -> Value:
+    """Reads at several indices, of which some may be masks."""
+    return core.aten_index(tensor, _positions(indices))
+
+
+def index_put(
+    tensor: Value,
+    indices: Sequence[Value | None],
+    values: Value,
+    accumulate: bool = False,  # noqa: FBT001, FBT002 - the operator's arguments
+) -> Value:
+    """Writes at several indices, of which some may be masks."""
+    return core.aten_index_put(tensor, _positions(indices), values, accumulate)
+
+
+def _positions(indices: Sequence[Value | None]) -> Sequence[Value | None]:
+    """Masks among several indices as the positions that they choose, as PyTorch has it.
+
+    torchlib takes a mask alone, or masks of one axis each.
+    """
+    if len(indices) == 1:
+        return indices
+    positions: list[Value | None] = []
+    for given in indices:
+        if given is None or given.dtype != ir.DataType.BOOL:
+            positions.append(given)
+            continue
+        chosen = op.NonZero(given)
+        rank = len(given.shape)
+        for axis in range(rank):
+            one = op.Gather(chosen, op.Constant(value_int=axis), axis=0)
+            one.dtype, one.shape = ir.DataType.INT64, ir.Shape([None])
+            positions.append(one)
+    return positions
+
+
+def conv3d(  # noqa: PLR0913, PLR0917 - the operator's arguments
+    tensor: TFloat,
+    weight: TFloat,
+    bias: TFloat | None = None,
+    stride: Sequence[int] = (1, 1, 1),
+    padding: Sequence[int] = (0, 0, 0),
+    dilation: Sequence[int] = (1, 1, 1),
+    groups: int = 1,
+) -> TFloat:
+    """Convolution in three dimensions; torchlib's makes up a missing bias of two axes.
+
+    torch.onnx reads the kinds of the arguments off the annotations.
+    """
+    if bias is None:
+        bias = op.Expand(op.CastLike(0.0, tensor), op.Shape(weight, start=0, end=1))
+    result: TFloat = core.aten_conv3d(tensor, weight, bias, stride, padding, dilation, groups)
+    return result
+
+
+def complex_unsqueeze(tensor: Value, axis: int) -> Value:
+    """A new axis of length 1; complex numbers are pairs on an axis of their own, the last."""
+    return op.Unsqueeze(tensor, op.Constant(value_ints=[axis % len(tensor.shape)]))
+
+
+def complex_size(tensor: Value, axis: int) -> Value:
+    """Length of an axis."""
+    axis %= len(tensor.shape) - 1
+    return op.Squeeze(op.Shape(tensor, start=axis, end=axis + 1))
+
+
+def complex_select(tensor: Value, axis: int, place: Value | int) -> Value:
+    """One slice along an axis."""
+    axis %= len(tensor.shape) - 1
+    return op.Gather(
+        tensor, op.Constant(value_int=place) if isinstance(place, int) else place, axis=axis
+    )
+
+
+def complex_exp(tensor: Value) -> Value:
+    """By Euler's formula."""
+    real, imaginary = op.Split(tensor, num_outputs=2, axis=-1)
+    circle = op.Concat(op.Cos(imaginary), op.Sin(imaginary), axis=-1)
+    return op.Mul(op.Exp(real), circle)
+
+
 def _lower_triangle(query: Value, key: Value) -> Value:
     lengths = op.Concat(op.Shape(query, start=2, end=3), op.Shape(key, start=2, end=3), axis=0)
     ones = op.Expand(op.Constant(value_int=1), lengths)
@@ -91,7 +174,19 @@ OWN: Mapping[str, Callable[..., Any]] = {
     "aten::sym_stride.int": stride,
     "aten::zero": zero,
     "aten::copy": copy,
+    "aten::index.Tensor": index,
+    "aten::_unsafe_index.Tensor": index,
+    "aten::index_put": index_put,
+    "aten::_unsafe_index_put": index_put,
     "aten::_scaled_dot_product_flash_attention_for_cpu": attention,
+}
+
+# On complex numbers.
+COMPLEX: Mapping[str, Callable[..., Any]] = {
+    "aten::unsqueeze": complex_unsqueeze,
+    "aten::sym_size.int": complex_size,
+    "aten::select.int": complex_select,
+    "aten::exp": complex_exp,
 }
 
 # Operators that go to the torchlib function of another.

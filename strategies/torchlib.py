@@ -11,6 +11,7 @@ import logging
 import operator
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import onnx_ir as ir
@@ -79,18 +80,23 @@ def toolkit() -> Toolkit:
     )
 
 
-def lower(record: Record, attribute_names: Mapping[int, str]) -> ir.Model:
+def lower(
+    record: Record,
+    attribute_names: Mapping[int, str],
+    translations: Mapping[Any, Callable[..., Any]] = MappingProxyType({}),
+) -> ir.Model:
     """Returns the record as an ONNX model, every node marked with the module that issued it.
 
     Args:
         record: A graph of operators without mutation.
         attribute_names: Names of parameters and buffers by the id of the tensor.
+        translations: Operators to lower by other functions than torchlib's.
 
     Raises:
         LoweringError: An operator has no lowering, or its lowering refused the arguments.
     """
     tools = toolkit()
-    lowering = _Lowering(tools=tools, names=attribute_names)
+    lowering = _Lowering(tools=tools, names=attribute_names, translations=translations)
     for node in record.graph.nodes:
         if node.op == "placeholder" and node not in record.attributes:
             lowering.add_input(node)
@@ -114,6 +120,7 @@ def _live_nodes(graph: fx.Graph) -> list[fx.Node]:
 class _Lowering:
     tools: Toolkit
     names: Mapping[int, str]
+    translations: Mapping[Any, Callable[..., Any]]
     values: dict[fx.Node, Lowered] = field(default_factory=dict)
     inputs: list[ir.Value] = field(default_factory=list)
     nodes: list[ir.Node] = field(default_factory=list)
@@ -226,8 +233,12 @@ class _Lowering:
             key = _qualified(key)
         if key in lowerings.OWN:
             return lowerings.OWN[key]
-        key = lowerings.SAME_AS.get(key, key)
         is_complex = any(_is_complex(argument) for argument in node.all_input_nodes)
+        if is_complex and key in lowerings.COMPLEX:
+            return lowerings.COMPLEX[key]
+        if node.target in self.translations and not is_complex:
+            return self.translations[node.target]
+        key = lowerings.SAME_AS.get(key, key)
         for candidate in self.tools.functions.get(key, ()):
             if candidate.is_complex == is_complex:
                 function: Callable[..., Any] = candidate.onnx_function

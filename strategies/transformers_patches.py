@@ -10,6 +10,7 @@ from torch import nn
 
 from strategies.errors import StrategyUnavailableError
 from strategies.exportable import exportable
+from strategies.packed_vision import PackedVision
 
 Translations = Mapping[Callable[..., Any], Callable[..., Any]]
 
@@ -36,13 +37,25 @@ def patched_for_export(model: nn.Module) -> Iterator[Translations]:
         raise StrategyUnavailableError(
             msg, stage="prepare", hint="install the version that constraints.txt names"
         ) from error
+    packed = PackedVision(model)
     with (
         utils.apply_patches("onnx"),
         utils.apply_patches("dynamo"),
         exporter_dynamo.reset_model_state(model),
         exportable(model, plain_attention=False),
+        packed.applied(),
     ):
         yield translations
+
+
+def translations_for(model: nn.Module) -> Translations:
+    """The operators that transformers lowers otherwise, where the model is made of its parts."""
+    if not any(_is_from_transformers(module) for module in model.modules()):
+        return {}
+    try:
+        return load_translations()
+    except (ImportError, AttributeError):
+        return {}
 
 
 def load_translations() -> Translations:

@@ -271,6 +271,44 @@ def test_an_axis_that_forward_fixes_is_named_with_the_line(tmp_path: Path) -> No
         export(Unrolled(), {"x": torch.randn(2, 6)}, DYNAMIC, tmp_path, {0: "rows", 1: "steps"})
 
 
+class Masks(nn.Module):
+    """Reads and writes at masks beside other indices."""
+
+    def forward(self, x: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, ...]:
+        chosen, written, cube = rows > 0, x.clone(), x[:, :, None].repeat(1, 1, 3)
+        written[chosen, columns] = -x[chosen, columns]
+        across, both = x.clone(), cube.clone()
+        across[:, x[0] > 0] = 2.0
+        both[x > 0, 1] = 5.0
+        return written, across, both, cube[x > 0, 1]
+
+
+def test_masks_among_several_indices(tmp_path: Path) -> None:
+    x = torch.randn(4, 5)
+    inputs = {"x": x, "rows": torch.tensor([1, 0, 1, 0]), "columns": torch.tensor([3, 4])}
+    path = export(Masks(), inputs, STATIC, tmp_path, None).path
+    other = {"x": -x, "rows": torch.tensor([0, 1, 0, 1]), "columns": torch.tensor([0, 2])}
+    for given in (inputs, other):
+        assert largest_error(path, Masks(), given) < 1e-6
+
+
+class Turns(nn.Module):
+    """Rotates pairs of features by angles, as complex numbers."""
+
+    def forward(self, x: Tensor, angle: Tensor) -> Tensor:
+        turns = torch.exp(torch.complex(torch.zeros_like(angle), angle)).unsqueeze(-2)
+        pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
+        return torch.view_as_real((pairs * turns)[:, -1]).flatten(1)
+
+
+def test_complex_numbers(tmp_path: Path) -> None:
+    inputs = {"x": torch.randn(2, 3, 8), "angle": torch.randn(2, 4)}
+    path = export(Turns(), inputs, DYNAMIC, tmp_path, {0: "batch"}).path
+    assert (
+        largest_error(path, Turns(), {"x": torch.randn(5, 3, 8), "angle": torch.randn(5, 4)}) < 1e-5
+    )
+
+
 class Unlowerable(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         values: Tensor = torch.linalg.eigvalsh(x)
