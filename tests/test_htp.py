@@ -297,7 +297,7 @@ class Turns(nn.Module):
 
     def forward(self, x: Tensor, angle: Tensor) -> Tensor:
         turns = torch.exp(torch.complex(torch.zeros_like(angle), angle)).unsqueeze(-2)
-        pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
+        pairs = torch.view_as_complex(x.reshape(*x.shape[:-1], -1, 2))
         return torch.view_as_real((pairs * turns)[:, -1]).flatten(1)
 
 
