@@ -28,7 +28,10 @@ from strategies.base import MODEL_FILE
 ROOT = Path(__file__).resolve().parent.parent
 # Preparing a model includes running it several times.
 PREPARE_SECONDS = 1800.0
+# Seconds between two looks at a process, and how many times a look's own duration at least:
+# to count the pages of several gigabytes holds up whoever asks for more of them.
 WATCH_INTERVAL = 0.2
+WATCH_PAUSE = 50.0
 # They work in several processes, whose memory can only be looked at from outside.
 SAMPLED = frozenset({plan.VERIFIED, plan.UNVERIFIED})
 # They leave a file that the next side of the round runs.
@@ -291,8 +294,11 @@ class _Watch(threading.Thread):
     def run(self) -> None:
         """Looks until the process ends."""
         deadline = time.perf_counter() + self._limits.seconds
-        while not self._ended.wait(WATCH_INTERVAL):
+        pause = WATCH_INTERVAL
+        while not self._ended.wait(pause):
+            clock = time.perf_counter()
             self.memory = max(self.memory, tree_memory(self._pid))
+            pause = max(WATCH_INTERVAL, WATCH_PAUSE * (time.perf_counter() - clock))
             if self.memory > self._limits.memory_bytes:
                 self.stopped = f"stopped at {self.memory / 1e9:.1f} GB"
             elif time.perf_counter() > deadline:
