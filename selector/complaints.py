@@ -14,9 +14,12 @@ import torch
 
 from selector.shape_docs import DocumentedShape, documented_symbols
 
+RAISED_BELOW = 4
+
 Shapes = Mapping[str, tuple[int, ...]]
 
 UNPACKED = re.compile(r"values to unpack \(expected (\d+)")
+UNPACKING = re.compile(r"^\s*(\w+(?:, \w+)+) = \w+\.(?:shape|size\(\))", re.MULTILINE)
 CONVOLVED = re.compile(r"or (\d)D \(batched\) input to \w+, but got input of size: \[([\d, ]+)\]")
 CHANNELS = re.compile(r"expected input\[([\d, ]+)\] to have (\d+) channels")
 NORMALISED = re.compile(
@@ -72,6 +75,9 @@ def places(error: BaseException) -> list[Place]:
         code = step.tb_frame.f_code
         start, end = next(islice(code.co_positions(), step.tb_lasti // 2, None))[:2]
         start = start or step.tb_lineno
+        if linecache.getline(code.co_filename, start).lstrip().startswith("raise"):
+            # What it depends on stands above it.
+            start = max(start - RAISED_BELOW, code.co_firstlineno)
         lines = (linecache.getline(code.co_filename, n) for n in range(start, (end or start) + 1))
         found.append(Place(source="".join(lines), values=step.tb_frame.f_locals))
         step = step.tb_next
@@ -88,8 +94,13 @@ def complaints(error: BaseException, shapes: Shapes) -> Iterator[Complaint]:
 
 
 def _unpacked(found: re.Match[str], error: BaseException, shapes: Shapes) -> Iterator[Complaint]:
+    named = UNPACKING.search(places(error)[0].source)
+    symbols = documented_symbols(named[1]) if named else ()
     for name in _named(error, shapes):
         yield Complaint(name=name, rank=int(found[1]))
+        if len(symbols) == int(found[1]):
+            shape = DocumentedShape(symbols=symbols, kind=None)
+            yield Complaint(name=name, rank=len(symbols), shape=shape)
 
 
 def _dimension(found: re.Match[str], error: BaseException, shapes: Shapes) -> Iterator[Complaint]:
@@ -98,11 +109,12 @@ def _dimension(found: re.Match[str], error: BaseException, shapes: Shapes) -> It
 
 
 def _unequal(found: re.Match[str], error: BaseException, shapes: Shapes) -> Iterator[Complaint]:
-    size, other, axis = (int(number) for number in found.groups())
+    *sizes, axis = (int(number) for number in found.groups())
     for name in _named(error, shapes):
-        for wanted in (size, other):
-            if shapes[name][axis] in (size, other) and shapes[name][axis] != wanted > 1:
-                yield Complaint(name=name, rank=len(shapes[name]), sizes={axis: wanted})
+        shape = shapes[name]
+        wanted = [size for size in sizes if axis < len(shape) and size != shape[axis]]
+        if len(wanted) == 1 < wanted[0]:
+            yield Complaint(name=name, rank=len(shape), sizes={axis: wanted[0]})
 
 
 def _named(error: BaseException, shapes: Shapes) -> list[str]:
@@ -121,7 +133,9 @@ def _convolved(found: re.Match[str], _: BaseException, shapes: Shapes) -> Iterat
 
 def _channels(found: re.Match[str], _: BaseException, shapes: Shapes) -> Iterator[Complaint]:
     shape = _numbers(found[1])
-    for name in _of_shape(shape, shapes):
+    # The last axes may have been padded.
+    begin = {name: own[:2] for name, own in shapes.items() if len(own) == len(shape)}
+    for name in _of_shape(shape[:2], begin):
         yield Complaint(name=name, rank=len(shape), sizes={1: int(found[2])})
 
 

@@ -189,21 +189,24 @@ def _beyond(indices: torch.Tensor, rows: int) -> bool:
 
 @contextlib.contextmanager
 def unchanged(module: nn.Module) -> Iterator[None]:
-    """Takes back whatever a forward stores on its modules, such as tensors without values."""
-    tables = ("_parameters", "_buffers", "_modules")
-    saved = [
-        (item, dict(item.__dict__), [dict(item.__dict__[table]) for table in tables])
-        for item in module.modules()
-    ]
+    """Takes back whatever a forward stores on its modules, such as tensors without values.
+
+    Their tables keep their identity: parameters, hooks that a forward installs, caches.
+    """
+    saved = [(item, dict(item.__dict__), _tables(item)) for item in module.modules()]
     try:
         yield
     finally:
-        for item, attributes, entries in saved:
+        for item, attributes, tables in saved:
             item.__dict__.clear()
             item.__dict__.update(attributes)
-            for table, entry in zip(tables, entries, strict=True):
-                item.__dict__[table].clear()
-                item.__dict__[table].update(entry)
+            for name, entries in tables.items():
+                item.__dict__[name].clear()
+                item.__dict__[name].update(entries)
+
+
+def _tables(module: nn.Module) -> dict[str, dict[object, object]]:
+    return {name: dict(value) for name, value in module.__dict__.items() if isinstance(value, dict)}
 
 
 def to_array(tensor: torch.Tensor) -> Array:

@@ -63,7 +63,9 @@ class Facts:
     @property
     def image_size(self) -> tuple[int, int] | None:
         """Height and width that the config names, or None."""
-        size = find(self.config, "image_size", "img_size", "input_size", near=VISION)
+        size = find(
+            self.config, "image_size", "img_size", "max_img_size", "input_size", near=VISION
+        )
         if isinstance(size, dict):
             size = (size.get("height"), size.get("width"))
         if isinstance(size, int):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 from selector.audio_rules import (
     AUDIO_CHANNEL_NAMES,
@@ -16,7 +17,7 @@ from selector.audio_rules import (
     waveform,
 )
 from selector.cases import InputSpec, TokenRules
-from selector.config_lookup import AUDIO, TEXT, VISION, find, find_int, special_tokens
+from selector.config_lookup import AUDIO, TEXT, VISION, find, find_int, scopes, special_tokens
 from selector.facts import Facts
 from selector.patch_rules import (
     CHANNEL_NAMES,
@@ -25,6 +26,7 @@ from selector.patch_rules import (
     grids,
     images_axis,
     masks,
+    merge_sizes,
     patches,
     places,
 )
@@ -36,8 +38,8 @@ Rule = Callable[[str, Facts], list[InputSpec]]
 # How docstrings call the axes that have a name of ours.
 AXIS_OF_WORD = {
     **dict.fromkeys(("batch_size", "batch", "bs", "n", "b"), "batch_size"),
-    **dict.fromkeys(("height", "image_height"), "height"),
-    **dict.fromkeys(("width", "image_width"), "width"),
+    **dict.fromkeys(("height", "image_height", "h"), "height"),
+    **dict.fromkeys(("width", "image_width", "w"), "width"),
     **dict.fromkeys(("audio_length", "num_samples", "time_steps"), "audio_length"),
 }
 CODEBOOK_NAMES = ("num_codebooks", "num_audio_codebooks", "num_quantizers")
@@ -53,6 +55,8 @@ def alternatives(name: str, facts: Facts) -> list[InputSpec]:
         spec for shape in facts.docs.get(name, ()) if (spec := _from_docs(name, shape, facts))
     ]
     new = [_as_ruled(spec, ruled) for spec in documented if _tells_more(spec, ruled)]
+    # A number per row is a column of them for some models.
+    new += [replace(spec, axes=(*spec.axes, 1)) for spec in new if spec.axes == ("batch_size",)]
     # Sounds come in many layouts, of which the documentation knows the model's own.
     return [*new, *ruled] if name in AUDIO_RULES else [*ruled, *new]
 
@@ -181,6 +185,19 @@ def _images_of_tokens(name: str, facts: Facts) -> list[InputSpec]:
     return [InputSpec(name=name, axes=axes, dtype="int64", fill="constant", low=1)]
 
 
+def _embeddings(name: str, facts: Facts) -> list[InputSpec]:
+    """What stands in for tokens or patches; as wide as any part of the model."""
+    widths = [find_int(scope, *WIDTH_NAMES) for _, scope in scopes(facts.config)]
+    length = f"{name.removesuffix('_embeds').removesuffix('_hidden_states')}_length"
+    axes: list[Axes] = [("batch_size", length, width) for width in widths if width]
+    channels = find_int(facts.config, "channels", "audio_channels")
+    if channels and name == "hidden_states":
+        # Of a codec: samples for its encoder, or what they became for its decoder.
+        axes = [("batch_size", channels, "audio_length")]
+        axes += [("batch_size", width, length) for width in widths if width]
+    return [*patches(name, facts), *floats(name, facts, *axes)]
+
+
 def _positions(name: str, facts: Facts) -> list[InputSpec]:
     del facts
     axes: list[Axes] = [(3, "batch_size", "sequence_length"), ("batch_size", "sequence_length")]
@@ -290,7 +307,7 @@ def _from_docs(name: str, shape: DocumentedShape, facts: Facts) -> InputSpec | N
 def _documented_axis(name: str, symbol: str, facts: Facts) -> int | str | None:
     if symbol.lower() in AXIS_OF_WORD:
         return AXIS_OF_WORD[symbol.lower()]
-    if symbol in ("channels", "num_channels"):
+    if symbol.lower() in ("channels", "num_channels", "channel", "c"):
         channels = AUDIO_CHANNEL_NAMES if name in AUDIO_RULES else CHANNEL_NAMES
         return find_int(facts.config, *channels) or (1 if name in AUDIO_RULES else 3)
     if symbol.isidentifier() and symbol.endswith(("sequence_length", "seq_len", "seq_length")):
@@ -319,9 +336,9 @@ RULES: dict[str, Rule] = {
     "input_values": waveform,
     "decoder_input_values": spectrum,
     "inputs": _anything,
-    "hidden_states": patches,
     "position_ids": _positions,
     "image_sizes": _image_sizes,
+    **dict.fromkeys(("merge_sizes", "image_merge_sizes"), merge_sizes),
     "image_embeds_position_mask": _image_places,
     "image_attention_mask": _images_of_tokens,
     "pixel_attention_mask": masks,
@@ -343,6 +360,8 @@ SUFFIX_RULES: dict[str, Rule] = {
     "input_ids": _tokens,
     "attention_mask": _attention_mask,
     "pixel_values": _image,
+    "hidden_states": _embeddings,
+    "_embeds": _embeddings,
 }
 
 

@@ -51,7 +51,7 @@ def patches(name: str, facts: Facts) -> list[InputSpec]:
     elif any(grid in facts.parameters for grid in (*PADDED_GRIDS, *PLACES)):
         shapes = padded + packed
     else:
-        return []
+        shapes = []
     return floats(name, facts, *shapes)
 
 
@@ -73,6 +73,12 @@ def grids(name: str, facts: Facts) -> list[InputSpec]:
     ]
 
 
+def merge_sizes(name: str, facts: Facts) -> list[InputSpec]:
+    """How many patches along each side of an image become one."""
+    axes = (images_axis(facts),)
+    return [InputSpec(name=name, axes=axes, dtype="int64", fill="constant", low=patch_block(facts))]
+
+
 def places(name: str, facts: Facts) -> list[InputSpec]:
     """Column and row of every patch."""
     return [
@@ -87,13 +93,15 @@ def places(name: str, facts: Facts) -> list[InputSpec]:
 
 
 def masks(name: str, facts: Facts) -> list[InputSpec]:
-    """Which patches are real; all of them, as every image has its full grid."""
-    if not any(grid in facts.parameters for grid in PADDED_GRIDS):
+    """Which patches, or images of a row, are real; all, as placeholders stand for each."""
+    if any(grid in facts.parameters for grid in PADDED_GRIDS):
+        axes, dtypes = (images_axis(facts), PATCHES), ["int64"]
+    elif name in facts.docs:
         return []
+    else:
+        axes, dtypes = ("batch_size", "num_images"), ["bool", "int64"]
     return [
-        InputSpec(
-            name=name, axes=(images_axis(facts), PATCHES), dtype="int64", fill="constant", low=1
-        )
+        InputSpec(name=name, axes=axes, dtype=dtype, fill="constant", low=1) for dtype in dtypes
     ]
 
 

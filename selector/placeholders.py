@@ -17,7 +17,10 @@ from selector.patch_rules import patch_block
 from selector.proposing import agree
 from strategies.void import is_void
 
-TOLD = re.compile(r"tokens:?\s*(\d+)\D{1,40}?features:?\s*(\d+)", re.IGNORECASE)
+TOLD = re.compile(
+    r"tokens:?\s*\d+\D{1,40}?features:?\s*(\d+)|Got (\d+) \w+ \w+ for \d+ \w+ placeholder",
+    re.IGNORECASE,
+)
 SCATTERED = re.compile(r"value tensor of shape \[(\d+), \d+\] cannot be broadcast to")
 NAMES = {
     "image": (
@@ -51,13 +54,14 @@ def placed(proposal: ExampleInputs, error: Exception, facts: Facts) -> Iterator[
         yield _with(proposal, span, (Placeholder(token=1, count=int(scattered[1]) // rows),))
         return
     if told:
-        wanted = _wanted(error) or int(told[2])
+        counts = [_wanted(error, facts), int(told[1] or told[2])]
         kinds = [kind for kind in NAMES if kind in str(error).lower()] or brought
     elif scattered:
-        wanted, kinds = int(scattered[1]), brought
+        counts, kinds = [int(scattered[1])], brought
     else:
         return
-    yield from _more(proposal, ids, kinds[:1], wanted, facts)
+    for wanted in dict.fromkeys(count for count in counts if count):
+        yield from _more(proposal, ids, kinds[:1], wanted, facts)
 
 
 def sought(proposal: ExampleInputs, error: Exception, facts: Facts) -> Iterator[ExampleInputs]:
@@ -135,14 +139,16 @@ def _sought_in_vain(error: Exception, shape: tuple[int, ...]) -> bool:
     )
 
 
-def _wanted(error: Exception) -> int | None:
+def _wanted(error: Exception, facts: Facts) -> int | None:
     """How many rows of embeddings the features fill, from where the error came up."""
     for place in places(error):
         embeddings = place.values.get("inputs_embeds")
         features = [
             value
             for name, value in place.values.items()
-            if name.endswith("features") and isinstance(value, torch.Tensor)
+            if name.endswith("features")
+            and name not in facts.parameters
+            and isinstance(value, torch.Tensor)
         ]
         if isinstance(embeddings, torch.Tensor) and len(features) == 1:
             return features[0].numel() // int(embeddings.shape[-1])

@@ -87,7 +87,13 @@ def _other_modalities(facts: Facts, names: set[str], task: str | None) -> set[st
     if "inputs" in names:
         # Takes any modality; the named ones are other words for it.
         return set()
-    return {name for name in ("input_ids", *IMAGES, *SOUNDS) if name in facts.parameters}
+    config = facts.config
+    named = {
+        *(IMAGES if getattr(config, "vision_config", config) is not None else ()),
+        *(SOUNDS if getattr(config, "audio_config", config) is not None else ()),
+        "input_ids",
+    }
+    return named & set(facts.parameters)
 
 
 def constants(facts: Facts, given: Mapping[str, object]) -> dict[str, object]:

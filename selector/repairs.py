@@ -8,11 +8,18 @@ from dataclasses import replace
 
 from selector import input_rules, placeholders, sizing
 from selector.cases import ExampleInputs, InputSpec
-from selector.complaints import Complaint, complaints, places
+from selector.complaints import Complaint, Place, complaints, places
 from selector.facts import Facts
 from selector.proposing import COMPUTED, NEVER, agree, insisting
 
 UNEXPECTED = re.compile(r"unexpected keyword argument '(\w+)'")
+UNLIKE = re.compile(r"size \((\d+)\*(\d+)\) doesn't match model \((\d+)\*(\d+)\)")
+MULTIPLE = re.compile(r"multiple of .{0,40}?(\d+)\)?,? but got (\d+)")
+# An inner size that comes straight from one of ours, as no two of ours are alike.
+INNER = re.compile(
+    r"tensor a \((\d+)\) must match the size of tensor b \((\d+)\)"
+    r"|Expected (?:size )?(\d+) (?:in dimension \d+ )?but got (?:size )?(\d+)"
+)
 TOO_SMALL = re.compile(r"image\b.*\btoo small", re.IGNORECASE)
 IMAGE = ("height", "width")
 MOST_SIZES = 3
@@ -23,9 +30,9 @@ def sure(proposal: ExampleInputs, error: Exception, facts: Facts) -> Iterator[Ex
     text = str(error)
     yield from _without_constant(proposal, text)
     yield from placeholders.placed(proposal, error, facts)
+    yield from _rescaled(proposal, text)
     yield from _with_missing(proposal, _mentioned(text, error, facts), facts)
     yield from _reshaped(proposal, error, facts)
-    yield from _enlarged(proposal, text)
     yield from insisting(proposal, facts)
     yield from placeholders.sought(proposal, error, facts)
 
@@ -94,37 +101,57 @@ def _complaints(proposal: ExampleInputs, error: Exception) -> Iterator[tuple[Com
         yield complaint, specs[complaint.name]
 
 
-def _enlarged(proposal: ExampleInputs, text: str) -> Iterator[ExampleInputs]:
-    if TOO_SMALL.search(text) and "height" in proposal.sizes:
-        yield replace(
-            proposal,
-            sizes={**proposal.sizes} | {axis: 2 * proposal.sizes[axis] for axis in IMAGE},
-            other_sizes={
-                axis: 2 * size if axis in IMAGE else size
-                for axis, size in proposal.other_sizes.items()
-            },
-        )
+def _rescaled(proposal: ExampleInputs, text: str) -> Iterator[ExampleInputs]:
+    """The same with sizes that the message asks for, of images or by a factor of any axis."""
+    if found := UNLIKE.search(text):
+        height, width, *wanted = (int(number) for number in found.groups())
+        sizes = {**proposal.sizes}
+        for axis, size, want in (("height", height, wanted[0]), ("width", width, wanted[1])):
+            if axis in sizes:
+                sizes[axis] = sizes[axis] * want // size
+        others = {axis: size for axis, size in proposal.other_sizes.items() if axis not in IMAGE}
+        yield replace(proposal, sizes=sizes, other_sizes=others)
+    elif TOO_SMALL.search(text) and "height" in proposal.sizes:
+        yield _multiplied(proposal, IMAGE, 2)
+    elif found := MULTIPLE.search(text):
+        step, size = int(found[1]), int(found[2])
+        sizes, others = {**proposal.sizes}, {**proposal.other_sizes}
+        for axis in (axis for axis, known in proposal.sizes.items() if known == size):
+            sizes[axis] = -(-size // step) * step
+            if axis in others:
+                others[axis] = sizes[axis] + step
+            yield replace(proposal, sizes=sizes, other_sizes=others)
+
+
+def _multiplied(proposal: ExampleInputs, axes: Sequence[str], factor: int) -> ExampleInputs:
+    sizes, others = (
+        {axis: size * factor if axis in axes else size for axis, size in item.items()}
+        for item in (proposal.sizes, proposal.other_sizes)
+    )
+    return replace(proposal, sizes=sizes, other_sizes=others)
 
 
 def _mentioned(text: str, error: Exception, facts: Facts) -> list[str]:
     """Parameters of forward that the message names, or that were None where it failed."""
     if isinstance(error, AttributeError | TypeError) and "None" in text:
-        return _none_where_it_failed(error, facts)
+        return _none_there(places(error), facts)
     named = [name for name in facts.parameters if re.search(rf"\b{name}\b", text)]
+    if not named and isinstance(error, ValueError):
+        named = _none_there(places(error)[:1], facts)
     missing = [name for name in named if re.search(rf"\b{name}\b\W*(is|are|was)\W+missing", text)]
     return missing or named
 
 
-def _none_where_it_failed(error: Exception, facts: Facts) -> list[str]:
-    found: list[str] = []
-    for place in places(error):
-        words = set(re.findall(r"\w+", place.source))
-        found += [
-            name
-            for name in facts.parameters
-            if name in words and place.values.get(name, name) is None
-        ]
-    return list(dict.fromkeys(found))
+def _none_there(found: Sequence[Place], facts: Facts) -> list[str]:
+    """Parameters of forward that these statements name, and that were None."""
+    words = ((place, re.findall(r"\w+", place.source)) for place in found)
+    names = [
+        name
+        for place, used in words
+        for name in facts.parameters
+        if name in used and place.values.get(name, name) is None
+    ]
+    return list(dict.fromkeys(names))
 
 
 def _with_missing(
@@ -157,9 +184,11 @@ def _resized(proposal: ExampleInputs, specs: Sequence[InputSpec], facts: Facts) 
 def guessed_sizes(proposal: ExampleInputs, error: Exception) -> Iterator[ExampleInputs]:
     """Proposals where the error names one of our sizes, and perhaps the one it wants instead.
 
-    Models check their inputs with a `ValueError`; torch's own errors name inner shapes.
+    Models check their inputs with a `ValueError`; torch's own errors name inner shapes, of
+    which only those that must be alike help.
     """
-    text = str(error) if isinstance(error, ValueError) else ""
+    inner = INNER.search(str(error))
+    text = str(error) if isinstance(error, ValueError) else inner[0] if inner else ""
     numbers = list(dict.fromkeys(int(number) for number in re.findall(r"\d+", text)))
     ours = {size: axis for axis, size in proposal.sizes.items() if not axis.endswith("batch_size")}
     found = [ours[number] for number in numbers if number in ours]
