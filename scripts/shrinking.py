@@ -11,11 +11,13 @@ from transformers import CONFIG_MAPPING, PretrainedConfig
 from scripts.shrinking_fields import (
     STAGES,
     Picks,
+    image_sizes,
     is_staged,
     kind_of,
     numbers_left_out,
     own_values,
     pick_layers,
+    takes_sections,
     token_ids,
 )
 
@@ -27,7 +29,8 @@ class Scale:
     Attributes:
         width: What every width becomes, for 4 heads; None to divide instead.
         divisor: What widths are divided by where they are not all alike.
-        layers: Least number of layers; there is one of each kind in any case.
+        layers: Least number of layers.
+        each: Layers of each kind, where there are as many.
         heads: Whether heads become narrower too.
         images: Whether images, patches and windows get small too.
         fill: Whether to fill in the sizes that a default config leaves None.
@@ -36,6 +39,7 @@ class Scale:
     width: int | None
     divisor: int = 4
     layers: int = 2
+    each: int = 1
     heads: bool = True
     images: bool = True
     fill: bool = False
@@ -47,6 +51,8 @@ LADDER: tuple[Scale, ...] = (
     Scale(width=None, divisor=16),
     Scale(width=None),
     Scale(width=512, heads=False),
+    Scale(width=None, divisor=2),
+    Scale(width=64, divisor=1, each=2),
     Scale(width=64, images=False),
     Scale(width=None, images=False),
     Scale(width=None, divisor=2, layers=4, images=False),
@@ -64,12 +70,16 @@ CAPS = {
     "topk": 2,
     "positions_kept": 16,
     "group": 1,
+    "few": 2,
     "dense": 1,
     "period": 2,
     "offset": 1,
     "queries": 12,
 }
 IMAGE_CAPS = {"window": 8, "patch": 8, "image": 64, "pooled": 16}
+# A window of an image is measured in patches, a large one in pixels.
+TILE, PIXELS = 2, 32
+IMAGE_KINDS = {*IMAGE_CAPS, "tile", "grid"}
 # What stands in for a size that is None.
 FILLS = {
     **CAPS,
@@ -79,17 +89,6 @@ FILLS = {
     "head_dim": 16,
     "length": 8,
 }
-# How often a block is repeated, stage by stage.
-DEPTH_LISTS = frozenset(
-    {
-        "attention_types",
-        "block_repeats",
-        "depths",
-        "num_block_repeats",
-        "stage_num_blocks",
-        "stage_numb_of_layers",
-    }
-)
 
 
 def shrink(config: PretrainedConfig, scale: Scale) -> PretrainedConfig:
@@ -101,46 +100,67 @@ def shrink(config: PretrainedConfig, scale: Scale) -> PretrainedConfig:
     taken = {value for value in token_ids(config) if 0 <= value < VOCABULARY}
     free = [number for number in reversed(range(VOCABULARY)) if number not in taken]
     large = sorted({value for value in token_ids(config) if value >= VOCABULARY}, reverse=True)
-    return _Shrinking(scale, dict(zip(large, free, strict=False))).of(config)
+    image = max(image_sizes(config), default=IMAGE_CAPS["image"])
+    return _Shrinking(scale, dict(zip(large, free, strict=False)), image).of(config)
 
 
 @dataclass(frozen=True, slots=True)
 class _Shrinking:
-    """What all parts of a config have in common: the scale, and where special tokens went."""
+    """What all parts of a config have in common.
+
+    Attributes:
+        scale: The rung.
+        tokens: Where the special tokens went that the small vocabulary does not have.
+        image: The side of the largest image.
+    """
 
     scale: Scale
     tokens: dict[int, int]
+    image: int
 
     def of(self, config: PretrainedConfig) -> PretrainedConfig:
         if "timm" in config.model_type:
             return _resnet(config)
         values = own_values(config)
+        derived = own_values(config, derived=True)
         overrides = {
             int(layer): changes
             for layer, changes in config.to_dict().get("per_layer_config", {}).items()
         }
-        picks = pick_layers(values, overrides, self.scale.layers)
-        divide = is_staged(values) or self.scale.width is None
-        fields = _Fields(self, values, picks, divide)
-        made = fields.changed(values)
+        every = values | derived
+        picks = pick_layers(every, overrides, fewest=self.scale.layers, each=self.scale.each)
+        divide = is_staged(every) or self.scale.width is None
+        fields = _Fields(self, every, picks, divide)
+        names = (
+            picks.per_layer
+            | picks.indices
+            | {name for name in derived if kind_of(name) == "repeats"}
+        )
+        by_layer = {name: every[name] for name in names}
+        made = fields.changed(values | by_layer)
         if self.scale.fill:
             left_out = numbers_left_out(config)
             made |= {name: FILLS[kind] for name, kind in left_out.items() if kind in FILLS}
+            if getattr(config, "layer_types", ()) is None:
+                made["layer_types"] = ["full_attention"] * len(picks.kept)
         if overrides:
             made["per_layer_config"] = {
-                layer: _Fields(self, values | overrides[old], picks, divide).changed(overrides[old])
+                layer: _Fields(self, every | overrides[old], picks, divide).changed(overrides[old])
                 for layer, old in enumerate(picks.kept)
                 if old in overrides
             }
         build: Any = type(config)
         shrunk: PretrainedConfig = build(**made)
+        if self.scale.fill and takes_sections(config):
+            made["rope_parameters"] = _with_sections(shrunk)
         large = {
             name: small
-            for name, value in own_values(config, derived=True).items()
+            for name, value in derived.items()
             if own_values(shrunk, derived=True).get(name) == value
             and (small := fields.value(name, value)) != value
         }
-        return build(**made, **large) if large else shrunk
+        whole: PretrainedConfig = build(**(made | large))
+        return whole
 
 
 @dataclass(frozen=True, slots=True)
@@ -165,9 +185,7 @@ class _Fields:
             made = self.picks.moved(value)
         elif isinstance(value, (list, tuple)):
             whole = name not in self.picks.per_layer
-            made = self.items(
-                name, kind, value if whole else [value[layer] for layer in self.picks.kept]
-            )
+            made = self.items(kind, value if whole else [value[layer] for layer in self.picks.kept])
         elif isinstance(value, int) and not isinstance(value, bool):
             made = self.number(kind, value)
         return made
@@ -200,21 +218,21 @@ class _Fields:
         *first, _ = (size * new // old for size in sizes)
         return [*first, sum(sizes) * new // old - sum(first)]
 
-    def items(self, name: str, kind: str, value: list[Any] | tuple[Any, ...]) -> list[Any]:
+    def items(self, kind: str, value: list[Any] | tuple[Any, ...]) -> list[Any]:
         made: list[Any] = []
         for item in value:
             if isinstance(item, (list, tuple)):
-                made.append(self.items(name, kind, item))
+                made.append(self.items(kind, item))
             elif not isinstance(item, int) or isinstance(item, bool) or "heads" in kind:
                 made.append(item)
             else:
-                made.append(min(item, 1) if name in DEPTH_LISTS else self.number(kind, item))
+                made.append(min(item, 1) if kind == "repeats" else self.number(kind, item))
         return made
 
     def number(self, kind: str, value: int) -> int:
         scale, picks = self.whole.scale, self.picks
-        if kind in IMAGE_CAPS and scale.images:
-            value = min(value, IMAGE_CAPS[kind])
+        if kind in IMAGE_KINDS:
+            value = self.of_image(kind, value) if scale.images else value
         elif kind in CAPS:
             value = min(value, CAPS[kind])
         elif kind in {"heads", "kv_heads"} and not self.divide:
@@ -227,11 +245,25 @@ class _Fields:
             value = self.whole.tokens.get(value, value)
         elif kind == "index":
             value = picks.moved([value])[0]
-        elif kind == "layers" and value == picks.old:
-            value = len(picks.kept)
-        elif kind == "layers" and value not in picks.lengths:
-            value = min(value, scale.layers)
+        elif kind == "layers":
+            value = self.layers(value)
         return value
+
+    def of_image(self, kind: str, value: int) -> int:
+        if kind == "tile":
+            return min(value, TILE if value < PIXELS else PIXELS)
+        if kind == "patch" and value > IMAGE_CAPS["patch"]:
+            # A power of two, so that it divides the image; fixed stems come down to 16 as well.
+            return 1 << min(value, 2 * IMAGE_CAPS["patch"]).bit_length() - 1
+        if kind == "grid":
+            return max(value * IMAGE_CAPS["image"] // self.whole.image, 1)
+        return min(value, IMAGE_CAPS[kind])
+
+    def layers(self, value: int) -> int:
+        """As many as were picked; a number that counts the entries of a list stays."""
+        if value == self.picks.old:
+            return len(self.picks.kept)
+        return value if value in self.picks.lengths else min(value, self.whole.scale.layers)
 
     def heads(self, kind: str, value: int) -> int:
         """As many keys as queries where they were as many."""
@@ -247,6 +279,19 @@ class _Fields:
         if value < SMALLEST_WIDTH:
             return value
         return scale.width if kind == "width" else scale.width // HEADS
+
+
+def _with_sections(config: Any) -> dict[str, Any]:
+    """Its rotary embedding with parts for time, height and width, half a head in all."""
+    rope = dict(config.rope_parameters or {})
+    head = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    half = int(head * rope.get("partial_rotary_factor", 1.0)) // 2
+    each = 3 * half // 8
+    sections = {"mrope_section": [each, each, half - 2 * each]}
+    if rope:
+        return {**rope, **sections}
+    default = {"rope_type": "default", "rope_theta": 10000.0, **sections}
+    return {kind: dict(default) for kind in config.layer_types}
 
 
 def _resnet(config: PretrainedConfig) -> PretrainedConfig:

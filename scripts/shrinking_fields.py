@@ -14,10 +14,15 @@ from transformers.backbone_utils import BackboneConfigMixin
 KINDS: tuple[tuple[str, str], ...] = (
     ("token", r"token_(id|index)s?$|tokens_ids?$|^(bos|eos|pad|unk|mask|sep|cls)_(index|id)$"),
     ("token", r"(^|_)(start|end|newline|patch|bos|eos|pad|stream_bos|stream_eos)_(id|index)$"),
+    ("repeats", r"^depths$|_repeats$|^stage_num|^blocks_per_stage$|^attention_types$"),
     ("offset", r"layer_offset$"),
+    ("width", r"hidden_channels$"),
     ("keep", r"kernel|stride|padding|dilation|merge_size|rates?$|factor|(^|_)ratio|offset"),
     ("keep", r"type_vocab|^num_channels$|ignore|cost|coefficient|loss|label|mask_(time|feature)"),
-    ("keep", r"buckets|chunk_size$|n_bins|temperature|levels?$|points?$|states$"),
+    (
+        "keep",
+        r"^num_windows|^model_in_dim$|buckets|chunk_size$|n_bins|temperature|levels?$|points?$|states$",
+    ),
     ("vocabulary", r"vocab|^codebook_size$|^num_embeddings$"),
     ("index", r"(layer|layer_id|layer_idx|layer_index|_idx|_index|_indices)$"),
     ("period", r"(period|interval|frequency|pattern|every\w*|sparse_step|layer_step)$"),
@@ -25,17 +30,20 @@ KINDS: tuple[tuple[str, str], ...] = (
     ("layers", r"layers$|^(\w+_)?n_layer$|^depth$|resampler_depth$|^num_(\w+_)?blocks$|layers_per"),
     ("positions", r"max_(\w+_)?position|n_positions|max_seq_len|n_ctx$|^max_length$|_positions$"),
     ("length", r"^prediction_length$"),
-    ("patch", r"patch_size$"),
+    ("patch", r"(patch|tubelet)_size$"),
+    ("grid", r"feat(ure)?_sizes$"),
     ("image", r"image_size$|^input_size$|img_size$|resolution$"),
     ("pooled", r"tokens_per_image$"),
-    ("window", r"window|chunk_length$|^local_attention$|block_size$"),
+    ("tile", r"window_sizes?$"),
+    ("window", r"window|attn_chunk_length$|^local_attention$|block_size$"),
     ("experts", r"experts$|expert_num$"),
     ("positions_kept", r"index_topk$"),
     ("topk", r"experts_per_tok|num_experts_per|moe_k$|moe_topk$|topk_blocks$|top_?k$"),
+    ("few", r"n_?groups$"),
     ("group", r"^n_group$|^topk_group$|num_expert_group$"),
     ("kv_heads", r"(num_key_value|num_kv|kv)_(\w+_)?heads$"),
     ("heads", r"heads$|n_head$"),
-    ("head_dim", r"head_dim$|^d_kv$|dim_head$|^d_head$|kv_channels$|head_size$"),
+    ("head_dim", r"rotary_dim$|head_dim$|^d_kv$|dim_head$|^d_head$|kv_channels$|head_size$"),
     ("half_width", r"num_pos_feats$"),
     ("rank", r"rank$"),
     ("width", r"^d_latents$|channel_list$"),
@@ -78,21 +86,30 @@ def numbers_left_out(config: PretrainedConfig) -> dict[str, str]:
     }
 
 
+def takes_sections(config: PretrainedConfig) -> bool:
+    """Whether its rotary embedding wants a `mrope_section` that the default config leaves out."""
+    ignored = getattr(type(config), "ignore_keys_at_rope_validation", None) or ()
+    return "mrope_section" in ignored and "mrope_section" not in str(config.rope_parameters)
+
+
 def own_values(config: PretrainedConfig, *, derived: bool = False) -> dict[str, Any]:
     """The fields that its class cannot work out by itself, sub-configs and lists included.
 
     Args:
         config: Of any class.
-        derived: The numbers that it put in the place of a default instead.
+        derived: Those that it put in the place of None instead.
     """
+    backbone = isinstance(config, BackboneConfigMixin)
     inherited = {item.name for item in fields(PretrainedConfig)} - {"is_encoder_decoder"}
+    if backbone:
+        inherited |= {"_out_indices", "_out_features"}
     given = {item: _given(config, item) for item in fields(config) if item.name not in inherited}
     values = {
         item.name: value
         for item, value in given.items()
         if item.init and value is not _ABSENT and _is_derived(item, value) is derived
     }
-    if isinstance(config, BackboneConfigMixin) and not derived:
+    if backbone and not derived:
         values[STAGES] = list(config.out_indices)
     return values
 
@@ -104,26 +121,37 @@ def _given(config: PretrainedConfig, item: Field[Any]) -> Any:
 
 
 def _is_derived(item: Field[Any], value: Any) -> bool:
-    """Whether the class put a number in the place of None, or of a word such as "auto"."""
-    if isinstance(value, (PretrainedConfig, list, tuple, dict)):
+    """Whether the class put a value in the place of None, or of a word such as "auto"."""
+    if isinstance(value, (PretrainedConfig, dict)):
         return False
     return item.default is None or (isinstance(item.default, str) and not isinstance(value, str))
 
 
 def token_ids(config: PretrainedConfig) -> Iterator[int]:
     """Special tokens of a config and of all its parts."""
+    return _numbers(config, "token")
+
+
+def image_sizes(config: PretrainedConfig) -> Iterator[int]:
+    """Sizes of the images that a config and all its parts are for."""
+    return _numbers(config, "image")
+
+
+def _numbers(config: PretrainedConfig, kind: str) -> Iterator[int]:
     for name, value in own_values(config).items():
         if isinstance(value, PretrainedConfig):
-            yield from token_ids(value)
-        elif kind_of(name) == "token":
+            yield from _numbers(value, kind)
+        elif kind_of(name) == kind:
             items = value if isinstance(value, (list, tuple)) else [value]
             yield from (item for item in items if isinstance(item, int))
 
 
 def is_staged(values: Mapping[str, Any]) -> bool:
-    """Whether widths or heads differ from stage to stage, so that they must keep their ratios."""
+    """Whether widths differ from stage to stage, so that they must keep their ratios."""
     return any(
-        kind_of(name) in {"width", "heads"} and len(set(value)) > 1
+        (kind_of(name) in {"width", "heads"} and len(set(value)) > 1)
+        # Sounds have twice the channels at each step.
+        or name.endswith("sampling_ratios")
         for name, value in values.items()
         if isinstance(value, (list, tuple)) and all(isinstance(item, int) for item in value)
     )
@@ -163,21 +191,29 @@ class Picks:
 
 
 def pick_layers(
-    values: Mapping[str, Any], overrides: Mapping[int, Mapping[str, Any]], fewest: int
+    values: Mapping[str, Any],
+    overrides: Mapping[int, Mapping[str, Any]],
+    *,
+    fewest: int,
+    each: int = 1,
 ) -> Picks:
-    """One layer of each kind, and at least `fewest`.
+    """A layer or more of each kind.
 
-    Layers are of a kind where all lists by layer say the same of them.
+    Args:
+        values: The config's fields. Layers are of a kind where all lists say the same of them.
+        overrides: What the config says of single layers.
+        fewest: Layers in all.
+        each: Layers of a kind, where there are as many.
     """
     lists = {name: value for name, value in values.items() if isinstance(value, (list, tuple))}
     depths = [value for name in DEPTHS if isinstance(value := values.get(name), int)]
     typed = [len(value) for name, value in lists.items() if name == "layer_types"]
     old = (*typed, *depths, 0)[0]
-    per_layer = {name for name, value in lists.items() if old > 1 and len(value) == old}
-    indices = {
+    indices = {name for name, value in lists.items() if _are_layers(name, value, old)}
+    per_layer = {
         name
         for name, value in lists.items()
-        if name not in {*per_layer, STAGES} and _are_layers(name, value, old)
+        if name not in indices and old > 1 and len(value) == old
     }
     if per_layer and old < FEW:
         kept = set(range(old))
@@ -190,15 +226,15 @@ def pick_layers(
             if layer < old
         }
         kept |= {stage - 1 for stage in lists.get(STAGES, ()) if 0 < stage <= old}
-        kinds: dict[object, int] = {}
+        kinds: dict[object, list[int]] = {}
         for layer in range(old):
             kind = (
                 *(repr(lists[name][layer]) for name in sorted(per_layer)),
                 *(layer in lists[name] for name in sorted(indices)),
                 repr(overrides.get(layer)),
             )
-            kinds.setdefault(kind, layer)
-        kept |= set(kinds.values())
+            kinds.setdefault(kind, []).append(layer)
+        kept |= {layer for alike in kinds.values() for layer in alike[:each]}
         spare = [layer for layer in range(old) if layer not in kept]
         kept |= set(spare[: max(fewest - len(kept), 0)])
     return Picks(
@@ -211,7 +247,7 @@ def pick_layers(
 
 
 def _are_layers(name: str, value: Sequence[Any], old: int) -> bool:
-    named = re.search(r"ind(ex|ic|x)|idx|layers|layer_ids", name)
-    return bool(named and value and old) and all(
-        isinstance(item, int) and -old <= item <= old for item in value
-    )
+    """Whether a list is one of layers; a list of flags, one for each layer, is not."""
+    named = name != STAGES and re.search(r"ind(ex|ic|x)|idx|layers|layer_ids", name)
+    layers = all(isinstance(item, int) and -old <= item <= old for item in value)
+    return bool(named and value and old and layers) and (len(value) < old or max(value) > 1)

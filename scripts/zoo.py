@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import random
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from functools import lru_cache
 from typing import Any
@@ -18,12 +20,14 @@ from transformers.models.auto import modeling_auto
 
 from scripts.shrinking import LADDER, shrink
 from scripts.tiny_models import SIZES, TEXT, TINY, tiny_config, tiny_model
+from scripts.zoo_census import RUNS, census
 
 __all__ = [
     "SIZES",
     "TEXT",
     "TINY",
     "build",
+    "chosen",
     "class_of",
     "names",
     "tiny_config",
@@ -54,22 +58,60 @@ TASKS = (
 )
 
 
+# The heads that a collection measures: what three strategies cost on them is hours.
+MOST_HEADS = 200
+SEED = 0
+
+
 @lru_cache(maxsize=1)
 def _classes() -> dict[str, str]:
     """Every model of the zoo: its name, and the name of its class."""
-    found = {
+    bases = {
         f"{BASE}:{kind}": _first(classes)
         for kind, classes in modeling_auto.MODEL_MAPPING_NAMES.items()
     }
+    return bases | {name: name.removeprefix(f"{HEAD}:") for name in _tasks()}
+
+
+def _tasks() -> dict[str, tuple[str, str]]:
+    """The heads by name: the first task that each one serves, and its model type."""
+    found: dict[str, tuple[str, str]] = {}
     for task in TASKS:
         mapping = getattr(modeling_auto, f"MODEL_FOR_{task}_MAPPING_NAMES")
-        found |= {f"{HEAD}:{_first(classes)}": _first(classes) for classes in mapping.values()}
+        for kind, classes in mapping.items():
+            found.setdefault(f"{HEAD}:{_first(classes)}", (task, kind))
     return found
 
 
 def names(kind: str) -> tuple[str, ...]:
     """The names of all models of a kind, `base` or `head`; builds nothing."""
     return tuple(name for name in _classes() if name.startswith(f"{kind}:"))
+
+
+def chosen(kind: str) -> tuple[str, ...]:
+    """The names of the models of a kind that a collection measures, out of those that run.
+
+    All base models, and of the heads `MOST_HEADS`: every task in turn gives one, of a model
+    type that has the fewest so far, in an order drawn by `SEED`.
+    """
+    known = census()
+    running = [name for name in names(kind) if name in known and known[name].status == RUNS]
+    if kind != HEAD:
+        return tuple(running)
+    tasks = _tasks()
+    random.Random(SEED).shuffle(running)  # noqa: S311 - a choice, not a secret
+    waiting: dict[str, list[str]] = {task: [] for task in TASKS}
+    for name in running:
+        waiting[tasks[name][0]].append(name)
+    taken: list[str] = []
+    types: Counter[str] = Counter()
+    while any(waiting.values()) and len(taken) < MOST_HEADS:
+        for heads in filter(None, waiting.values()):
+            name = min(heads, key=lambda head: types[tasks[head][1]])
+            heads.remove(name)
+            types[tasks[name][1]] += 1
+            taken.append(name)
+    return tuple(sorted(taken[:MOST_HEADS]))
 
 
 def class_of(name: str) -> type[PreTrainedModel]:
@@ -98,8 +140,10 @@ def build(name: str, *, seed: int = 0) -> nn.Module:
     Raises:
         ValueError: No rung of the ladder makes a model; the first one's error is the cause.
     """
+    found = census().get(name)
+    known = found.level if found else None
     errors: list[Exception] = []
-    for level in range(len(LADDER)):
+    for level in range(len(LADDER)) if known is None else (known,):
         try:
             return build_rung(name, level, seed=seed)
         except Exception as error:  # noqa: BLE001 - classes refuse configs in any way they like

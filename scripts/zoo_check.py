@@ -4,57 +4,39 @@ from __future__ import annotations
 
 import argparse
 import collections
-import json
 import multiprocessing
 import os
 import re
 import resource
-import signal
 import textwrap
 import time
 import traceback
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any
 
+import psutil
 import torch
 import transformers
 
-from scripts import zoo
+from scripts import zoo, zoo_census
 from scripts.shrinking import LADDER
+from scripts.zoo_census import BUILDS, FAILS, RUNS, Finding
 from selector.eager import Eager
 from selector.inputs import make_inputs
 from strategies.registry import unknown_name_message
 
-RUNS, BUILDS, FAILS = "runs", "builds", "fails"
-SECONDS = 60.0
-BYTES = 4 << 30
+# Processor time, so that a busy machine finds the same; a model that waits is ended as well.
+CPU_SECONDS, WALL_SECONDS = 40, 300
+# Of rungs that all refuse alike; then the sizes are not to blame.
+ENOUGH = 6
+BYTES = 3 << 30
 # Tried before any fork, so that all children share what they import.
 AHEAD = ("base:bert", "base:clip")
 SHOWN = 8
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """What came of one model.
-
-    Attributes:
-        name: As the zoo lists it.
-        status: `runs` eager, only `builds`, or `fails` to build.
-        level: The rung of the ladder that it was built on; None where none builds.
-        parameters: How many numbers the model holds.
-        seconds: Wall seconds for all rungs that were tried.
-        error: Why it does not run, or does not build, on the first rung.
-    """
-
-    name: str
-    status: str
-    level: int | None = None
-    parameters: int = 0
-    seconds: float = 0.0
-    error: str | None = None
+TOO_LONG = f"it crashed, or took more than {CPU_SECONDS} s of processor time or 3 GiB"
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -62,21 +44,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     options = _parse(arguments)
     names = options.only or [name for kind in options.kind for name in zoo.names(kind)]
     clock = time.monotonic()
-    findings = []
-    for finding in check(names, jobs=options.jobs):
-        findings.append(finding)
+    known = zoo_census.read(options.out) if options.out and options.out.exists() else {}
+    found: dict[str, Finding] = {}
+    seconds: dict[str, float] = {}
+    for finding, taken in check(names, jobs=options.jobs):
+        found[finding.name], seconds[finding.name] = finding, taken
         if finding.error:
             print(f"{finding.name}: {finding.status}: {finding.error}", flush=True)
-    print_summary(findings, time.monotonic() - clock)
-    if options.out:
-        write(findings, options.out)
+        if options.out:
+            zoo_census.write((known | found).values(), options.out)
+    print_summary(tuple(found.values()), time.monotonic() - clock)
+    slow = sorted(names, key=lambda name: -seconds[name])[:SHOWN]
+    print("slowest:", ", ".join(f"{name} {seconds[name]:.0f} s" for name in slow))
     return 0
-
-
-def write(findings: Sequence[Finding], path: Path) -> None:
-    """Writes them as JSON, one line a model, in the order of their names."""
-    lines = [json.dumps(asdict(item)) for item in sorted(findings, key=lambda item: item.name)]
-    path.write_text("[\n" + ",\n".join(lines) + "\n]\n", encoding="utf-8")
 
 
 def print_summary(findings: Sequence[Finding], seconds: float) -> None:
@@ -86,19 +66,17 @@ def print_summary(findings: Sequence[Finding], seconds: float) -> None:
     print(f"{count[BUILDS]} more build, {count[FAILS]} do not")
     levels = collections.Counter(item.level for item in findings if item.level is not None)
     print("by rung:", ", ".join(f"{level}: {levels[level]}" for level in sorted(levels)))
-    slow = sorted(findings, key=lambda item: -item.seconds)[:SHOWN]
-    print("slowest:", ", ".join(f"{item.name} {item.seconds:.0f} s" for item in slow))
     alike = collections.defaultdict(list)
     for item in findings:
         if item.error:
-            alike[item.status, re.sub(r"\d+|'[^']*'", "#", item.error)].append(item)
+            alike[item.status, _like(item.error)].append(item)
     for (status, _), items in sorted(alike.items(), key=lambda pair: -len(pair[1])):
         shown = " ".join(item.name for item in items[:SHOWN])
         print(f"{len(items):3} {status}: {items[0].error}\n      {shown}")
 
 
-def check(names: Sequence[str], *, jobs: int = 1) -> Iterator[Finding]:
-    """What came of each model, in the order in which they end.
+def check(names: Sequence[str], *, jobs: int = 1) -> Iterator[tuple[Finding, float]]:
+    """What came of each model and its wall seconds, in the order in which they end.
 
     Args:
         names: As the zoo lists them.
@@ -115,12 +93,11 @@ def check(names: Sequence[str], *, jobs: int = 1) -> Iterator[Finding]:
         while waiting and len(children) < jobs:
             child = _Child(waiting.popleft())
             children[child.end] = child
-        patience = min(child.deadline for child in children.values()) - time.monotonic()
-        wait(list(children), timeout=max(patience, 0))
+        wait(list(children), timeout=0.5)
         for end, child in list(children.items()):
             if child.has_ended():
                 del children[end]
-                yield child.finding
+                yield child.finding, child.seconds
 
 
 class _Child:
@@ -130,35 +107,38 @@ class _Child:
         context = multiprocessing.get_context("fork")
         self.end, theirs = context.Pipe(duplex=False)
         self._process = context.Process(target=_report, args=(name, theirs), daemon=True)
+        self._started = time.monotonic()
         self._process.start()
         theirs.close()
-        self.started = time.monotonic()
-        self.deadline = self.started + SECONDS
-        self.finding = Finding(name=name, status=FAILS, error="the process ended without a word")
+        self.finding = Finding(name=name, status=FAILS, error=TOO_LONG)
+
+    @property
+    def seconds(self) -> float:
+        return time.monotonic() - self._started
 
     def has_ended(self) -> bool:
-        """Reads what was reported; ends the process where its time is up."""
+        """Reads what was reported; ends the process where its time or memory is up."""
+        if self.seconds > WALL_SECONDS or self._held() > BYTES:
+            self._process.kill()
         try:
             while self.end.poll():
                 self.finding = self.end.recv()
         except EOFError:
             self._process.join()
             return True
-        if time.monotonic() < self.deadline:
-            return False
-        self._process.kill()
-        self._process.join()
-        seconds = time.monotonic() - self.started
-        late = "" if self.finding.level is not None else f"not built within {SECONDS:.0f} s"
-        self.finding = replace(
-            self.finding, seconds=seconds, error=late or self.finding.error or "timed out"
-        )
-        return True
+        return False
+
+    def _held(self) -> int:
+        # Watched, not limited: weights that have no values reserve room that nobody uses.
+        try:
+            held: int = psutil.Process(self._process.pid).memory_info().rss
+        except psutil.NoSuchProcess:
+            return 0
+        return held
 
 
 def _report(name: str, end: Connection) -> None:
-    resource.setrlimit(resource.RLIMIT_DATA, (BYTES, BYTES))
-    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    resource.setrlimit(resource.RLIMIT_CPU, (CPU_SECONDS, CPU_SECONDS))
     nothing = os.open(os.devnull, os.O_WRONLY)
     os.dup2(nothing, 1)
     os.dup2(nothing, 2)
@@ -167,13 +147,13 @@ def _report(name: str, end: Connection) -> None:
 
 
 def find_out(name: str) -> Iterator[Finding]:
-    """Climbs the ladder to the first rung whose model runs.
+    """Climbs the ladder to the first rung whose model runs, else to the first that builds.
 
     Yields:
         What is known so far, each one better than the one before.
     """
-    clock = time.perf_counter()
     best = Finding(name=name, status=FAILS)
+    refusals: collections.Counter[str] = collections.Counter()
     for level in range(len(LADDER)):
         try:
             module = zoo.build_rung(name, level)
@@ -183,15 +163,18 @@ def find_out(name: str) -> Iterator[Finding]:
         size = sum(item.numel() for item in module.parameters())
         found = replace(best, status=BUILDS, level=level, parameters=size)
         if best.level is None:
-            yield replace(found, error=f"still trying after {SECONDS:.0f} s")
+            yield replace(found, error=TOO_LONG)
         refusal = _refusal(module)
-        found = replace(found, error=refusal, seconds=time.perf_counter() - clock)
         if refusal is None:
-            yield replace(found, status=RUNS)
+            yield replace(found, status=RUNS, error=None)
             return
         if best.level is None:
-            best = found
-    yield replace(best, seconds=time.perf_counter() - clock)
+            best = replace(found, error=refusal)
+            yield best
+        refusals[_like(refusal)] += 1
+        if max(refusals.values()) == ENOUGH:
+            break
+    yield best
 
 
 def _refusal(module: Any) -> str | None:
@@ -206,6 +189,11 @@ def _said(error: Exception) -> str:
     where = traceback.extract_tb(error.__traceback__)[-1]
     text = textwrap.shorten(" ".join(str(error).split()), 240, placeholder="…")
     return f"{type(error).__name__}: {text} ({Path(where.filename).name}:{where.lineno})"
+
+
+def _like(error: str) -> str:
+    """The same for errors that differ in sizes and names only."""
+    return re.sub(r"\d+|'[^']*'", "#", error)
 
 
 def _parse(arguments: Sequence[str] | None) -> argparse.Namespace:

@@ -94,7 +94,9 @@ def complaints(error: BaseException, shapes: Shapes) -> Iterator[Complaint]:
 
 
 def _unpacked(found: re.Match[str], error: BaseException, shapes: Shapes) -> Iterator[Complaint]:
-    named = UNPACKING.search(places(error)[0].source)
+    # A refusal that is looked at again later has no frames any more.
+    place = next(iter(places(error)), None)
+    named = UNPACKING.search(place.source) if place else None
     symbols = documented_symbols(named[1]) if named else ()
     for name in _named(error, shapes):
         yield Complaint(name=name, rank=int(found[1]))
