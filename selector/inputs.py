@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
     from selector.eager import Eager
     from selector.facts import Facts
+    from selector.probing import Repair
 
 __all__ = [
     "FILLS",
@@ -90,11 +91,14 @@ def make_inputs(  # noqa: PLR0913 - one keyword per thing that a user may say ab
                 given_sizes=own_sizes,
                 bound=proposing.constants(facts, asked),
             ),
-            (
-                partial(repairs.sure, facts=facts),
-                repairs.guessed_sizes,
-                partial(repairs.guessed_axes, facts=facts),
-            ),
+            [
+                partial(_sparing, own, repair)
+                for repair in (
+                    partial(repairs.sure, facts=facts),
+                    repairs.guessed_sizes,
+                    partial(repairs.guessed_axes, facts=facts),
+                )
+            ],
         )
         error = error or refused
         if settled is not None:
@@ -111,6 +115,20 @@ def make_inputs(  # noqa: PLR0913 - one keyword per thing that a user may say ab
     if not dynamic:
         return replace(settled, other_sizes={})
     return probing.widen_ones(eager, probing.confirm(eager, settled))
+
+
+def _sparing(
+    own: Mapping[str, InputSpec],
+    repair: Repair,
+    refused: ExampleInputs,
+    error: Exception,
+) -> Iterator[ExampleInputs]:
+    """The better proposals that leave the shapes alone which the user gave."""
+    shapes = {spec.name: refused.shape_of(spec) for spec in refused.specs if spec.name in own}
+    for better in repair(refused, error):
+        kept = {spec.name: better.shape_of(spec) for spec in better.specs if spec.name in own}
+        if kept == shapes:
+            yield better
 
 
 def _known(

@@ -190,7 +190,8 @@ class Rare(nn.Module):
         self.linear = nn.Linear(4, 4)
 
     def forward(self, x: Tensor) -> Tensor:
-        return torch.asinh(self.linear(x))
+        hidden = self.linear(x)
+        return torch.logaddexp2(hidden, -hidden)
 
 
 def in_static_order(module: nn.Module, folder: Path, **options: Any) -> ExportResult:

@@ -353,6 +353,7 @@ def test_none_leaves_an_input_out(made: Callable[[str], Made]) -> None:
         ({"input_ids": object()}, "'input_ids' is a object; pass a torch.Tensor"),
         ({"input_ids": torch.ones(2, 3)}, "refused the given inputs .*float32 2x3"),
         ({"input_ids": torch.full((2, 3), 99)}, "refused the given inputs .*int64 2x3"),
+        ({"input_ids": torch.ones(2, 8, 4).long()}, "refused the given inputs .*int64 2x8x4"),
         ({"input_ids": ShapeDtype((2, 3), "int65")}, "unknown dtype 'int65'"),
         ({"input_ids": np.array(["a"])}, "which torch has no tensor for"),
         ([torch.ones(2)] * 12, "12 inputs given"),
