@@ -11,7 +11,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import ClassVar
+from typing import Any, ClassVar
 
 import onnx
 import onnx_ir as ir
@@ -30,7 +30,13 @@ from strategies.errors import (
     VoidReadError,
 )
 from strategies.exportable import exportable
-from strategies.void import guarded, refuse_constant, void_operators, void_parameters
+from strategies.void import (
+    guarded,
+    is_void,
+    refuse_constant,
+    void_operators,
+    void_parameters,
+)
 
 
 class UsageBasedStrategy(ExportStrategy):
@@ -48,6 +54,7 @@ class UsageBasedStrategy(ExportStrategy):
         with (
             exportable(model, plain_attention=False, replacements=replacements),
             torchscript_scopes.exact_scopes(call),
+            _numbers_kept(),
             torchscript.without_weights(call, refuse_constant),
             torchscript.without_needless_passes(),
             void_parameters(model) if void else nullcontext(),
@@ -95,6 +102,35 @@ def _without_values() -> Iterator[None]:
         raise
     except Exception as error:
         raise VoidReadError(f"forward does not run without weights: {first_line(error)}") from error
+
+
+@contextmanager
+def _numbers_kept() -> Iterator[None]:
+    """Modules keep a number that forward writes back as a traced size of the same value.
+
+    A window that forward limits to the image's size depends on that size in the trace,
+    although it is the window's own wherever the trace's branch is the right one.
+    """
+    every_module: Any = nn.Module
+    write = every_module.__setattr__
+
+    def written(module: nn.Module, name: str, value: Any) -> None:
+        held = module.__dict__.get(name)
+        if type(held) is int and isinstance(value, torch.Tensor) and held == _number(value):
+            return
+        write(module, name, value)
+
+    every_module.__setattr__ = written
+    try:
+        yield
+    finally:
+        every_module.__setattr__ = write
+
+
+def _number(tensor: torch.Tensor) -> int | None:
+    """The number that a traced size stands for."""
+    whole = tensor.dim() == 0 and tensor.dtype in {torch.int32, torch.int64}
+    return int(tensor) if whole and not is_void(tensor) else None
 
 
 def _scripted(model: nn.Module, request: ExportRequest) -> nn.Module:

@@ -185,6 +185,30 @@ def test_a_place_that_cannot_be_written_is_no_failure_of_the_strategy(tmp_path: 
         UsageBasedStrategy()(request)
 
 
+class Windowed(nn.Module):
+    """Limits its window to the length, as windowed attention does in its last stage."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.window: Any = 4
+        self.bias = nn.Parameter(torch.randn(4))
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[1] <= self.window:
+            self.window = torch.min(torch.tensor([x.shape[1]]))
+        return x.reshape(x.shape[0], -1, self.window) + self.bias
+
+
+def test_number_that_forward_writes_back_stays_a_number(tmp_path: Path) -> None:
+    model = Windowed()
+    inputs = {"x": torch.randn(2, 4)}
+    request = request_for(model, inputs, DYNAMIC, tmp_path, axes={"x": {1: "length"}})
+    # The request's forward wrote a tensor, as it would outside of a trace.
+    model.window = 4
+    path = UsageBasedStrategy()(request).path
+    assert largest_error(path, model, {"x": torch.randn(2, 12)}) < 1e-6
+
+
 # What of torch's inside this strategy rests on; when one of these fails, torch has changed,
 # and strategies/torchscript.py is the place to follow it.
 
