@@ -222,7 +222,6 @@ class Casts(nn.Module):
         """(batch, items) of float32 and of int32 to as many again."""
         return {
             "double": x.double() * n,
-            "half": (x.half() + 1).float(),
             "bytes": (x.sigmoid() * 255).to(torch.uint8),
             "long": x.long() + n,
             "short": n.to(torch.int16) * 2,
@@ -231,6 +230,20 @@ class Casts(nn.Module):
             "mixed": x + n * 2.5,
             "divided": n / 3,
         }
+
+
+class HalfIsland(nn.Module):
+    """Computes in float16 between float32 ends, as under autocast."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 8)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(batch, 6) to (batch, 8)."""
+        small = (x.half() + 1) * 3
+        out: Tensor = self.layer(small.float())
+        return out
 
 
 class HalfPrecision(nn.Module):
@@ -269,7 +282,16 @@ class DoublePrecision(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """(batch, 6) to (batch, 3), both float64."""
-        return torch.logsumexp(self.layer(x), dim=-1, keepdim=True) + torch.erf(self.layer(x))
+        hidden = self.layer(x)
+        return torch.logsumexp(hidden, dim=-1, keepdim=True) + torch.tanh(hidden)
+
+
+class DoubleActivation(nn.Module):
+    """GELU in float64, whose error function runtimes may lack at that width."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Keeps (batch, 6), float64."""
+        return nn.functional.gelu(x)
 
 
 class Quantized(nn.Module):
@@ -332,10 +354,14 @@ MODULES = {
             "n": whole("batch items", 20, low=-20, dtype=torch.int32),
         },
     ),
+    "half_island": Plain(build=HalfIsland, inputs={"x": floats("batch 6")}),
     "half_precision": Plain(build=HalfPrecision, inputs={"x": floats("batch 6", torch.float16)}),
     "brain_precision": Plain(build=BrainPrecision, inputs={"x": floats("batch 6")}),
     "double_precision": Plain(
         build=DoublePrecision, inputs={"x": floats("batch 6", torch.float64)}
+    ),
+    "double_activation": Plain(
+        build=DoubleActivation, inputs={"x": floats("batch 6", torch.float64)}
     ),
     "quantized": Plain(build=Quantized, inputs={"x": floats("batch 8")}),
 }

@@ -78,11 +78,20 @@ class Scattering(nn.Module):
             "added": zeros.scatter_add(0, spread, x),
             "index_added": zeros.index_add(0, index, x, alpha=2),
             "largest": zeros.scatter_reduce(0, spread, x, reduce="amax", include_self=False),
-            "mean": zeros.scatter_reduce(0, spread, x, reduce="mean"),
             "put": put,
             "marked": torch.zeros(6).index_fill(0, index, 1.0),
             "degrees": torch.zeros(6).scatter_add_(0, index, torch.ones_like(index).float()),
         }
+
+
+class ScatterMean(nn.Module):
+    """Means by segment, as graph networks and point clouds take them."""
+
+    def forward(self, index: Tensor, x: Tensor) -> tuple[Tensor, Tensor]:
+        """(points,) below 6 and (points, 4) to two of six rows."""
+        spread = index.unsqueeze(-1).expand_as(x)
+        mean = torch.zeros(6, 4).scatter_reduce(0, spread, x, reduce="mean", include_self=False)
+        return mean, torch.ones(6, 4).scatter_reduce(0, spread, x, reduce="prod")
 
 
 class GraphConvolution(nn.Module):
@@ -304,8 +313,17 @@ class Triangles(nn.Module):
             "rolled": torch.roll(x, shifts=2, dims=1),
             "turned": torch.rot90(x, 1, dims=(1, 2)),
             "flipped": x.flip(1, 2),
-            "filled": x[0].clone().fill_diagonal_(0.0),
         }
+
+
+class Diagonal(nn.Module):
+    """Leaves each item's similarity to itself out, by writing over the diagonal."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(items, 4) to (items, items)."""
+        similar = functional.normalize(x, dim=-1) @ functional.normalize(x, dim=-1).T
+        similar.fill_diagonal_(-1e4)
+        return similar.softmax(dim=-1)
 
 
 class Shapes(nn.Module):
@@ -348,6 +366,9 @@ MODULES = {
     "scattering": Plain(
         build=Scattering, inputs={"index": whole("points", 6), "x": floats("points 4")}
     ),
+    "scatter_mean": Plain(
+        build=ScatterMean, inputs={"index": whole("points", 6), "x": floats("points 4")}
+    ),
     "graph_convolution": Plain(
         build=GraphConvolution,
         inputs={"nodes": floats("points 5"), "edges": whole("2 edges", 9)},
@@ -387,6 +408,7 @@ MODULES = {
         inputs={"image": floats("3 height width"), "boxes": within("points 4", 0.1, 0.5)},
     ),
     "triangles": Plain(build=Triangles, inputs={"x": floats("batch 5 5")}),
+    "diagonal": Plain(build=Diagonal, inputs={"x": floats("items 4")}),
     "shapes": Plain(
         build=Shapes, inputs={"x": floats("batch steps 6"), "like": floats("batch targets")}
     ),

@@ -6,6 +6,7 @@ Each is a shape of forward that users write or exporters trip over; some cannot 
 from __future__ import annotations
 
 from scripts import (
+    plain_algebra,
     plain_attention,
     plain_control,
     plain_forms,
@@ -29,6 +30,7 @@ THEMES = (
     plain_functional,
     plain_forms,
     plain_numbers,
+    plain_algebra,
     plain_indexing,
 )
 PLAIN: dict[str, Plain] = {name: plain for theme in THEMES for name, plain in theme.MODULES.items()}

@@ -14,7 +14,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
-from strategies.calling import flatten_outputs
+from strategies.calling import buffers_restored, flatten_outputs
 from strategies.errors import StrategyError
 from strategies.void import is_void, weightless
 
@@ -147,7 +147,9 @@ class Eager:
                 self.guessed = True
                 return found
         self._prepare()
-        return self._call(arrays, tensors, constants, seed, shapes_only=False)
+        # Every case begins with the buffers that a file is written with.
+        with unchanged(self.module), buffers_restored(self.module):
+            return self._call(arrays, tensors, constants, seed, shapes_only=False)
 
     def _call(
         self,

@@ -23,6 +23,7 @@ from torch.utils.weak import WeakIdKeyDictionary
 from selector.eager import unchanged
 from selector.errors import AnalysisError
 from strategies.base import first_line
+from strategies.calling import buffers_restored
 from strategies.errors import StrategyError
 from strategies.exportable import exportable
 from strategies.void import weightless
@@ -268,16 +269,8 @@ def _shown(places: tuple[Place, ...]) -> str:
 @contextlib.contextmanager
 def _untouched(module: nn.Module) -> Iterator[None]:
     """Takes back whatever a forward stores on its modules or writes into their buffers."""
-    contents = {
-        name: tensor.clone() for name, tensor in module.named_buffers() if not tensor.is_meta
-    }
-    try:
-        with unchanged(module):
-            yield
-    finally:
-        for name, tensor in module.named_buffers():
-            if name in contents and tensor.shape == contents[name].shape:
-                tensor.copy_(contents[name])
+    with buffers_restored(module), unchanged(module):
+        yield
 
 
 @contextlib.contextmanager

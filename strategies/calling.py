@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -94,3 +94,17 @@ def _children(value: object) -> Iterator[tuple[Any, Any]]:
     elif dataclasses.is_dataclass(value) and not isinstance(value, type):
         for field in dataclasses.fields(value):
             yield field.name, getattr(value, field.name)
+
+
+@contextmanager
+def buffers_restored(module: nn.Module) -> Iterator[None]:
+    """Undoes what a forward writes to its module's buffers, such as a counter or a cache."""
+    # Outside inference mode nothing can write to those that were made in it.
+    buffers = [item for item in module.buffers() if not (item.is_meta or item.is_inference())]
+    saved = [(buffer, buffer._version, buffer.clone()) for buffer in buffers]  # noqa: SLF001 - the only way to see that a tensor was written to
+    try:
+        yield
+    finally:
+        for buffer, version, original in saved:
+            if buffer._version != version:  # noqa: SLF001 - as above
+                buffer.copy_(original)

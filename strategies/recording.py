@@ -15,7 +15,7 @@ from torch.fx import traceback as fx_metadata
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from strategies import mutation, symbolic
-from strategies.calling import NamedCall
+from strategies.calling import NamedCall, buffers_restored
 from strategies.hierarchy import ModuleScope
 from strategies.recurrent import KeepRecurrent
 
@@ -65,7 +65,7 @@ def record(
     with contextlib.suppress(Exception):
         return _record(call, faked.tensors, _Tracer(mode=faked.mode, decompositions=decompositions))
     tensors = [tensor.clone() for tensor in inputs.values()]
-    with _buffers_restored(module):
+    with buffers_restored(module):
         return _record(call, tensors, _Tracer(mode=None, decompositions=decompositions))
 
 
@@ -189,18 +189,6 @@ def _attributes(recorded: fx.GraphModule) -> dict[fx.Node, torch.Tensor]:
         node: getattr(recorded, str(node.target))
         for node in recorded.graph.find_nodes(op="get_attr")
     }
-
-
-@contextlib.contextmanager
-def _buffers_restored(module: nn.Module) -> Iterator[None]:
-    """Undoes what a forward writes to its module's buffers, such as a counter or a cache."""
-    saved = [(buffer, buffer._version, buffer.clone()) for buffer in module.buffers()]  # noqa: SLF001 - the only way to see that a tensor was written to
-    try:
-        yield
-    finally:
-        for buffer, version, original in saved:
-            if buffer._version != version:  # noqa: SLF001 - as above
-                buffer.copy_(original)
 
 
 @contextlib.contextmanager

@@ -189,6 +189,31 @@ def test_module_that_writes_into_its_input() -> None:
     )
 
 
+class Counting(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("calls", torch.zeros(()))
+        self.calls: torch.Tensor
+        self.last: torch.Tensor | None = None
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        self.calls += 1
+        out = x + self.calls if self.last is None else x
+        self.last = out
+        return out
+
+
+def test_every_case_begins_with_the_state_that_a_file_is_written_with() -> None:
+    module = Counting()
+    recipe = make_inputs(module, None, given={"x": torch.randn(2, 3)})
+    reference = compute_reference(module, recipe, value_dependent=True)
+    assert len(reference.cases) > 3
+    for case in reference.cases:
+        np.testing.assert_array_equal(case.outputs["output"], case.inputs["x"] + 1)
+    assert module.calls.item() == 0
+    assert module.last is None
+
+
 def test_reference_survives_pickling() -> None:
     reference = reference_of(lambda x: x.relu())
     again = pickle.loads(pickle.dumps(reference))  # noqa: S301 - our own bytes
