@@ -10,6 +10,7 @@ import torch
 from torch.overrides import TorchFunctionMode
 
 from strategies.compositions import COMPOSITIONS
+from strategies.compositions.complex_pairs import Pair
 
 Replacement = Callable[..., Any]
 
@@ -61,6 +62,9 @@ class _Lowerable(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         call = self._replacements.get(func)
+        if call is None and Pair in types:
+            with self:
+                return Pair.__torch_function__(func, types, args, kwargs)
         if call is None or call in self._standing_in:
             return func(*args, **kwargs) if kwargs else func(*args)
         self._standing_in.append(call)

@@ -173,7 +173,10 @@ SIZES: dict[str, Case] = {
     ),
     "tensor": lambda x: x.sum() * torch.tensor([[x.shape[0], 2], [3.0, x.shape[-1]]]),
     "new_tensor": lambda x: x.new_tensor([x.shape[-1], 2]) * x.sum(),
-    "full": lambda x: torch.full((x.shape[0],), x.shape[-1]) * x.sum(),
+    "full": lambda x: (
+        torch.full((x.shape[0],), x.shape[-1]) // 5 * x.sum(),
+        torch.full((x.shape[-1],), 7),
+    ),
     "unflatten": lambda x: torch.ones(x.unflatten(-1, (2, -1)).shape) * x.sum(),
 }
 PRODUCTS: dict[str, Case] = {
@@ -192,6 +195,7 @@ PRODUCTS: dict[str, Case] = {
     "masked attention": lambda x: F.scaled_dot_product_attention(
         x.mT, x.mT, x.mT, (x[:, 0].unsqueeze(-1) > 0) & (x[:, :1] > 0)
     ),
+    "outer": lambda x: torch.outer(torch.arange(x.shape[-1]), x[0, 0]),
     "cdist": lambda x: (torch.cdist(x.mT, x.mT + 1), torch.cdist(x.mT, x.mT, 1.0)),
     "trace": lambda x: torch.trace(square(x)[0]),
     "matrix_power": lambda x: torch.linalg.matrix_power(square(x), 3),
@@ -199,6 +203,49 @@ PRODUCTS: dict[str, Case] = {
         torch.linalg.solve_triangular(square(x).tril(), x, upper=False),
         torch.linalg.solve_triangular(square(x).triu(), x, upper=True, unitriangular=True),
         torch.linalg.solve_triangular(square(x).tril(), x.mT, upper=False, left=False),
+        torch.linalg.solve_triangular(
+            x.flatten()[:36].view(6, 6), x[0].flatten()[:24].view(6, 4), upper=True
+        ),
+    ),
+}
+
+
+def rotated(x: Tensor) -> Tensor:
+    """The rotary embedding of positions by complex numbers, as models write it."""
+    pairs = torch.view_as_complex(x.mT.repeat(1, 1, 2).reshape(*x.mT.shape[:-1], -1, 2))
+    angles = torch.outer(torch.arange(x.shape[-1]), torch.tensor([1.0, 0.5, 0.1]))
+    turns = torch.polar(torch.ones_like(angles), angles) * 1.5
+    turned = pairs[..., :2] * turns.unsqueeze(0)[:, :, :2]
+    return torch.view_as_real(turned).flatten(2)
+
+
+def arithmetic(x: Tensor) -> tuple[Tensor, ...]:
+    first, second = torch.complex(x, x.flip(-1)), torch.polar(x.abs() + 1, x)
+    both = torch.cat([first / second + 1, 2 * first.conj() - x, -second], 1)
+    assert both.is_complex()
+    return both.real, both.imag, both.abs(), torch.view_as_real((first @ second.mT).exp() / 1e6)
+
+
+COMPLEX: dict[str, Case] = {
+    "rotary embedding": rotated,
+    "complex arithmetic": arithmetic,
+    "fft": lambda x: (
+        torch.view_as_real(torch.fft.fft(x)),
+        torch.fft.ifft(torch.fft.fft(x, 10, 1, "ortho"), dim=1, norm="ortho").real,
+        torch.fft.fftn(x, dim=(1, 2)).real,
+        torch.fft.ifft2(torch.fft.fft2(x, norm="forward"), norm="forward").real,
+    ),
+    "rfft": lambda x: (
+        torch.fft.rfft(x).abs(),
+        torch.fft.irfft(torch.fft.rfft(x, n=x.shape[-1], dim=1), n=x.shape[-1], dim=1),
+        torch.fft.irfft(torch.fft.rfft(x, norm="ortho"), norm="ortho"),
+        torch.fft.irfft(torch.fft.rfft(x, dim=1) * torch.fft.rfft(x, dim=1).conj(), 3, 1),
+    ),
+    "stft": lambda x: (
+        torch.view_as_real(
+            torch.stft(x.flatten(1), 8, 2, window=torch.hann_window(8), return_complex=True)
+        ),
+        x[0].flatten().stft(6, window=x[1, 0, :6], normalized=True, return_complex=True).abs(),
     ),
 }
 RESIZING: dict[str, Case] = {
@@ -223,7 +270,7 @@ RESIZING: dict[str, Case] = {
         F.fold(F.unfold(x, (3, 2), 1, (1, 0), 2), x.shape[-2:], (3, 2), 1, (1, 0), 2),
     ),
 }
-ON_ROWS = ELEMENTWISE | COUNTING | MOVING | SIZES | PRODUCTS
+ON_ROWS = ELEMENTWISE | COUNTING | MOVING | SIZES | PRODUCTS | COMPLEX
 CASES = {
     **{name: (case, ROWS, OTHER_ROWS) for name, case in ON_ROWS.items()},
     **{name: (case, IMAGES, OTHER_IMAGES) for name, case in RESIZING.items()},

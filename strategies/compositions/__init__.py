@@ -7,8 +7,10 @@ replaced in turn, so those that need each other call each other.
 from __future__ import annotations
 
 from strategies.compositions import (
+    complex_pairs,
     counting,
     elementwise,
+    fourier,
     moving,
     products,
     resizing,
@@ -16,9 +18,18 @@ from strategies.compositions import (
     tables,
 )
 
+_MODULES = (
+    tables,
+    elementwise,
+    counting,
+    moving,
+    products,
+    resizing,
+    sizes,
+    complex_pairs,
+    fourier,
+)
 # What to call in place of each function while a trace is recorded.
 COMPOSITIONS = {
-    function: composition
-    for module in (tables, elementwise, counting, moving, products, resizing, sizes)
-    for function, composition in module.TABLE.items()
+    function: composition for module in _MODULES for function, composition in module.TABLE.items()
 }

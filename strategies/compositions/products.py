@@ -1,5 +1,6 @@
 """Normalisation, attention and linear algebra, composed of functions that the exporter lowers."""
 
+# mypy: allow-untyped-calls
 # ruff: noqa: A002, FBT001, FBT002, N803, PLR0913, PLR0917 - the signatures are torch's
 from __future__ import annotations
 
@@ -59,6 +60,11 @@ def _attention(
     return torch.where(seeing, found, torch.zeros_like(found))
 
 
+@composes("outer", "ger")
+def _outer(x: Tensor, y: Tensor) -> Any:
+    return x.unsqueeze(-1) * y
+
+
 @composes("cdist")
 def _cdist(x: Tensor, y: Tensor, p: float = 2.0, **options: Any) -> Any:
     if p == 2:
@@ -89,14 +95,36 @@ def _solve_triangular(
     unitriangular: bool = False,
 ) -> Any:
     if not left:
-        turned = _solve_triangular(A.mT, B.mT, upper=not upper, unitriangular=unitriangular)
-        return turned.transpose(-2, -1)
-    size = int(A.shape[-1])
-    order = range(size - 1, -1, -1) if upper else range(size)
-    rows: dict[int, Tensor] = {}
-    for row in order:
-        rest = B[..., row, :]
-        for column, known in rows.items():
-            rest = rest - A[..., row, column].unsqueeze(-1) * known
-        rows[row] = rest if unitriangular else rest / A[..., row, row].unsqueeze(-1)
-    return torch.stack([rows[row] for row in range(size)], -2)
+        turned = (item.transpose(-2, -1) for item in (A, B))
+        solved = _solve_triangular(*turned, upper=not upper, unitriangular=unitriangular)
+        return solved.transpose(-2, -1)
+    if upper:
+        inverse = _inverse_of_lower(A.transpose(-2, -1), unitriangular).transpose(-2, -1)
+    else:
+        inverse = _inverse_of_lower(A, unitriangular)
+    return inverse @ B
+
+
+def _inverse_of_lower(x: Tensor, unitriangular: bool) -> Any:
+    """The inverse, from blocks along the diagonal that double in size.
+
+    What stands above the diagonal does not count; of [[A, 0], [C, B]] the inverse is
+    [[1/A, 0], [-1/B C 1/A, 1/B]].
+    """
+    n = int(x.shape[-1])
+    size = 1 << (n - 1).bit_length()
+    on_diagonal = torch.eye(n, dtype=x.dtype)
+    diagonal = torch.ones_like(x[..., 0]) if unitriangular else (x * on_diagonal).sum(-1)
+    blocks = 1 / F.pad(diagonal, (0, size - n), value=1.0).unsqueeze(-1).unsqueeze(-1)
+    x = F.pad(x, (0, size - n, 0, size - n))
+    width = 1
+    while width < size:
+        count = size // (2 * width)
+        grid = x.unflatten(-1, (count, 2 * width)).unflatten(-3, (count, 2 * width))
+        pairs = grid.transpose(-3, -2).flatten(-4, -3)
+        pairs = pairs.index_select(-3, torch.arange(count) * (count + 1))
+        first, second = blocks.unflatten(-3, (count, 2)).unbind(-3)
+        corner = -(second @ pairs[..., width:, :width] @ first)
+        blocks = torch.cat([F.pad(first, (0, width)), torch.cat([corner, second], -1)], -2)
+        width *= 2
+    return blocks.squeeze(-3)[..., :n, :n]

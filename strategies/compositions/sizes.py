@@ -56,8 +56,8 @@ def _new_tensor(like: Tensor, data: Any, **options: Any) -> Any:
 
 @composes("full")
 def _full(size: Any, fill_value: Any, **options: Any) -> Any:
-    if isinstance(fill_value, Tensor) and options.get("dtype") is None:
-        options["dtype"] = fill_value.dtype
+    if options.get("dtype") is None:
+        options["dtype"] = torch.as_tensor(fill_value).dtype
     return torch.full(size, fill_value, **options)
 
 
