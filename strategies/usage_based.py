@@ -20,6 +20,7 @@ from onnx_ir.tensor_adapters import TorchTensor
 from torch import nn
 
 from strategies import hierarchy, internals, torchscript, torchscript_scopes
+from strategies.autograd_functions import without_gradients
 from strategies.base import VOID, ExportRequest, ExportStrategy, first_line
 from strategies.calling import NamedCall
 from strategies.compositions import COMPOSITIONS
@@ -30,6 +31,7 @@ from strategies.errors import (
     VoidReadError,
 )
 from strategies.exportable import exportable
+from strategies.packed_vision import PackedVision
 from strategies.void import (
     guarded,
     is_void,
@@ -53,6 +55,8 @@ class UsageBasedStrategy(ExportStrategy):
         call = _TracedCall(body, request, around).eval()
         with (
             exportable(model, plain_attention=False, replacements=replacements),
+            without_gradients(),
+            PackedVision(model).applied(),
             torchscript_scopes.exact_scopes(call),
             _numbers_kept(),
             torchscript.without_weights(call, refuse_constant),
@@ -64,6 +68,7 @@ class UsageBasedStrategy(ExportStrategy):
         del graph_model.graph.outputs[len(request.output_names) :]
         _attach_weights(graph_model.graph, call, len(request.inputs))
         for node in hierarchy.all_nodes(graph_model.graph):
+            _take_zeros_as_sizes(node)
             scope = torchscript_scopes.scope_from_name(node.name or "")
             if scope is not None:
                 hierarchy.mark(node, scope)
@@ -197,6 +202,14 @@ def _attach_weights(graph: ir.Graph, call: NamedCall, count: int) -> None:
         value.name = (value.name or "").removeprefix(prefix)
         value.const_value = TorchTensor(tensor.detach(), name=value.name)
         graph.register_initializer(value)
+
+
+def _take_zeros_as_sizes(node: ir.Node) -> None:
+    """Has a computed shape mean what it means in torch: in ONNX, zero is "as it was"."""
+    if node.op_type == "Reshape" and node.inputs[1] is not None:
+        shape = node.inputs[1].producer()
+        if shape is not None and shape.op_type != "Constant":
+            node.attributes["allowzero"] = ir.AttrInt64("allowzero", 1)
 
 
 @contextmanager

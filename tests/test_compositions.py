@@ -177,6 +177,20 @@ SIZES: dict[str, Case] = {
         torch.full((x.shape[0],), x.shape[-1]) // 5 * x.sum(),
         torch.full((x.shape[-1],), 7),
     ),
+    "squeeze": lambda x: (
+        x[:, :1].squeeze(1),
+        x.squeeze(0),
+        torch.squeeze(x.sum((0, 2), keepdim=True)),
+        x.sum().squeeze(),
+        x.sum((0, 2), keepdim=True).squeeze((0, -1)),
+    ),
+    "numbers": lambda x: (
+        torch.arange(ids(x).sum().item()) * x.sum(),
+        torch.zeros(ids(x)[0, :2, :2].sum(-1).tolist()) + x.sum().item() * 0,
+    ),
+    "nothing": lambda x: torch.cat(
+        [x, x[..., x.shape[-1] :].reshape(x.shape[0], x.shape[1], x.shape[-1] - x.shape[-1])], -1
+    ),
     "unflatten": lambda x: torch.ones(x.unflatten(-1, (2, -1)).shape) * x.sum(),
 }
 PRODUCTS: dict[str, Case] = {

@@ -87,7 +87,7 @@ def packed(grid: list[list[int]]) -> dict[str, Tensor]:
     return {"hidden_states": patches, "grid_thw": sizes}
 
 
-@pytest.mark.parametrize("strategy", ["htp", "fx"])
+@pytest.mark.parametrize("strategy", ["usage_based", "htp", "fx"])
 def test_a_tower_at_other_counts_and_sizes(strategy: str, tmp_path: Path) -> None:
     model = tower()
     config = dict(vars(model.config))

@@ -178,6 +178,54 @@ def test_inputs_that_nothing_uses_and_sizes_in_outputs(tmp_path: Path) -> None:
     assert largest_error(path, model, inputs) < 1e-6
 
 
+class Halved(torch.autograd.Function):
+    """As written today: what its gradient needs is set up apart."""
+
+    @staticmethod
+    def forward(x: Tensor, layer: nn.Module) -> Tensor:
+        half: Tensor = layer(x) / 2
+        return half
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+        ctx.save_for_backward(output)
+
+
+class Doubled(torch.autograd.Function):
+    """As written before: its forward gets the context."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        ctx.save_for_backward(x)
+        ctx.mark_non_differentiable(x)
+        ctx.gradient = ctx.needs_input_grad[0]
+        return x * 2
+
+
+class CustomGradients(nn.Module):
+    """Calls a module within a custom function, and another function on what it gives."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = Doubled.apply(  # type: ignore[no-untyped-call]  # torch has no types here
+            Halved.apply(x, self.layer)  # type: ignore[no-untyped-call]  # as above
+        )
+        return result
+
+
+def test_custom_gradients_are_no_matter(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = CustomGradients().eval().requires_grad_(False)
+    apply = torch.autograd.Function.__dict__["apply"]
+    request = request_for(model, {"x": torch.randn(2, 3)}, DYNAMIC, tmp_path)
+    path = UsageBasedStrategy()(request).path
+    assert largest_error(path, model, {"x": torch.randn(2, 3)}) < 1e-6
+    assert torch.autograd.Function.__dict__["apply"] is apply
+
+
 def test_a_place_that_cannot_be_written_is_no_failure_of_the_strategy(tmp_path: Path) -> None:
     model = nn.ReLU()
     request = request_for(model, {"input": torch.ones(2)}, DYNAMIC, tmp_path / "gone")

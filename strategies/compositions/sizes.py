@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from strategies.compositions.tables import Table, composing
+from strategies.torchscript import is_tracing
 
 TABLE: Table = {}
 composes = composing(TABLE)
@@ -29,6 +30,23 @@ def _split(x: Tensor, split_size: Any, dim: int = 0) -> Any:
     return torch.split(x, split_size, dim)
 
 
+@composes("item")
+def _item(x: Tensor) -> Any:
+    """Under a trace a whole number remains a tensor, as sizes are, so that it is not frozen."""
+    return x.reshape(()) if _stays(x) else x.item()
+
+
+@composes("tolist")
+def _tolist(x: Tensor) -> Any:
+    if not _stays(x):
+        return x.tolist()
+    return [_tolist(row) for row in x.unbind(0)] if x.dim() > 0 else x
+
+
+def _stays(x: Tensor) -> bool:
+    return is_tracing() and x.dtype in {torch.int32, torch.int64}
+
+
 def _tensor(data: Any, **options: Any) -> Any:
     """A tensor of numbers some of which are traced, which torch.tensor would freeze."""
     if not _holds_tensors(data):
@@ -41,6 +59,17 @@ def _holds_tensors(data: Any) -> bool:
     if isinstance(data, list | tuple):
         return any(map(_holds_tensors, data))
     return isinstance(data, Tensor)
+
+
+@composes("squeeze")
+def _squeeze(x: Tensor, dim: Any = None) -> Any:
+    """Takes out what has size one now; the exporter would ask again, with an If, at every run."""
+    dims = range(x.dim()) if dim is None else [dim] if isinstance(dim, int) else dim
+    if x.dim() > 0:
+        for axis in sorted({item % x.dim() for item in dims}, reverse=True):
+            if x.shape[axis] == 1:
+                x = x.select(axis, 0)
+    return x
 
 
 @composes("unflatten")
