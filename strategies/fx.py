@@ -39,6 +39,7 @@ PRIVATE_PARTS = (
     "torch.fx.experimental.proxy_tensor:make_fx",
     "torch.fx.experimental.symbolic_shapes:is_concrete_int",
     "torch._dynamo.config:fake_tensor_cache_enabled",
+    "torch._higher_order_ops.associative_scan:associative_scan",
     "torch._ops:HigherOrderOperator",
     "torch._ops:OpOverload",
     "torch._subclasses.fake_tensor:FakeTensor",

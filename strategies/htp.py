@@ -40,17 +40,20 @@ class HtpStrategy(ExportStrategy):
         internals.require_supported_torch(internals.RECORDING)
         from strategies import (  # noqa: PLC0415 - they import what was just made sure of
             recording,
+            scans,
             simplification,
             torchlib,
         )
 
         tools = torchlib.toolkit()
         record: Callable[..., recording.Record] = recording.record
-        around: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
-        if request.candidate.dynamic and request.dynamic_axes:
-            record = functools.partial(recording.record_symbolic, dynamic_axes=request.dynamic_axes)
-            around = PackedVision(model).applied()
-        with exportable(model, plain_attention=False), around:
+        with contextlib.ExitStack() as stack:
+            stack.enter_context(exportable(model, plain_attention=False))
+            if request.candidate.dynamic and request.dynamic_axes:
+                axes = request.dynamic_axes
+                record = functools.partial(recording.record_symbolic, dynamic_axes=axes)
+                stack.enter_context(PackedVision(model).applied())
+                stack.enter_context(scans.kept_whole(model))
             recorded = record(
                 model, request.inputs, request.constants, decompositions=tools.decompositions
             )

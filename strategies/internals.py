@@ -14,6 +14,7 @@ OLDEST_TORCH = "2.9"
 # Nothing public flags an export in progress, runs a module on symbolic sizes with its real
 # weights, or lowers a graph that is not an exported program.
 RECORDING = (
+    "torch._higher_order_ops.associative_scan:associative_scan",
     "torch.compiler:_is_compiling_flag",
     "torch.compiler:_is_exporting_flag",
     "torch.fx.experimental.proxy_tensor:make_fx",

@@ -11,6 +11,8 @@ from onnxscript import opset18
 from onnxscript.function_libs.torch_lib.ops import core
 from onnxscript.function_libs.torch_lib.tensor_typing import TFloat
 
+from strategies import scans
+
 Value = Any  # an ONNX value that is being recorded
 
 # Its own annotations know only numpy-like values.
@@ -178,6 +180,7 @@ OWN: Mapping[str, Callable[..., Any]] = {
     "aten::_unsafe_index.Tensor": index,
     "aten::index_put": index_put,
     "aten::_unsafe_index_put": index_put,
+    "autoexport::linear_recurrence": scans.lowered,
     "aten::_scaled_dot_product_flash_attention_for_cpu": attention,
 }
 

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 
 from strategies.exportable import CHOICES
+from strategies.patching import attribute, entry
 
 _HELPERS = "transformers.vision_utils"
 # Attention of this kind is handed the segments; the name must contain what transformers
@@ -57,9 +58,9 @@ class PackedVision:
                 stack.callback(tower.register_forward_pre_hook(enter, with_kwargs=True).remove)
                 stack.callback(tower.register_forward_hook(leave, always_call=True).remove)
             for config in self._configs:
-                stack.enter_context(_entry(vars(config), CHOICES[0], _ATTENTION))
+                stack.enter_context(entry(vars(config), CHOICES[0], _ATTENTION))
             for kind, forward in self._forwards.items():
-                stack.enter_context(_attribute(kind, "forward", forward))
+                stack.enter_context(attribute(kind, "forward", forward))
             _replace_helpers(rows, stack)
             yield
 
@@ -107,10 +108,10 @@ def _replace_helpers(rows: list[int], stack: ExitStack) -> None:
     for name, module in list(sys.modules.items()):
         if not name.startswith("transformers."):
             continue
-        for attribute in (*_FUNCTIONS, "get_max_seqlen"):
-            replacement = replacements.get(vars(module).get(attribute))
+        for function in (*_FUNCTIONS, "get_max_seqlen"):
+            replacement = replacements.get(vars(module).get(function))
             if replacement is not None:
-                stack.enter_context(_attribute(module, attribute, replacement))
+                stack.enter_context(attribute(module, function, replacement))
 
 
 def _answering(
@@ -288,32 +289,3 @@ _PRECOMPUTED: Mapping[str, tuple[str, ...]] = {
     "get_vision_window_index": ("window_index", "cu_window_seqlens"),
     "get_vision_interpolation_indices_and_weights": ("interp_indices", "interp_weights"),
 }
-
-
-@contextmanager
-def _attribute(owner: Any, name: str, value: object) -> Iterator[None]:
-    with _entry(_Attributes(owner), name, value):
-        yield
-
-
-class _Attributes:
-    """Attributes of a class or module by name, as items."""
-
-    def __init__(self, owner: Any) -> None:
-        self._owner = owner
-
-    def __getitem__(self, name: str) -> object:
-        return vars(self._owner)[name]
-
-    def __setitem__(self, name: str, value: object) -> None:
-        setattr(self._owner, name, value)
-
-
-@contextmanager
-def _entry(entries: Any, name: str, value: object) -> Iterator[None]:
-    before = entries[name]
-    entries[name] = value
-    try:
-        yield
-    finally:
-        entries[name] = before

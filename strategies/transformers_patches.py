@@ -37,6 +37,8 @@ def patched_for_export(model: nn.Module) -> Iterator[Translations]:
         raise StrategyUnavailableError(
             msg, stage="prepare", hint="install the version that constraints.txt names"
         ) from error
+    from strategies.scans import kept_whole  # noqa: PLC0415 - imports private parts of torch
+
     packed = PackedVision(model)
     with (
         utils.apply_patches("onnx"),
@@ -44,6 +46,7 @@ def patched_for_export(model: nn.Module) -> Iterator[Translations]:
         exporter_dynamo.reset_model_state(model),
         exportable(model, plain_attention=False),
         packed.applied(),
+        kept_whole(model),
     ):
         yield translations
 

@@ -1,0 +1,125 @@
+"""Keeping linear recurrences whole, which forward would otherwise unroll over time.
+
+State-space models compute `state = factor * state + term` along the sequence: by torch's
+`associative_scan` where they are compiled, and by a loop in Python, which fixes the
+sequence's length, where they are exported. Here they take the first way, and the scan is
+one operator, an ONNX Scan.
+"""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import onnx_ir as ir
+import torch
+from onnxscript import evaluator, opset18
+from torch import Tensor, nn
+from torch._higher_order_ops import associative_scan as torch_scans
+
+from strategies.patching import attribute
+
+# Its own annotations know only numpy-like values.
+op: Any = opset18
+_ASKED = "is_torchdynamo_exporting"
+
+
+def _run(factors: Tensor, terms: Tensor, axis: int) -> Tensor:
+    """All states, the first of which is the first term."""
+    states = list(terms.unbind(axis))
+    for step, factor in enumerate(factors.unbind(axis)[1:], start=1):
+        states[step] = factor * states[step - 1] + states[step]
+    return torch.stack(states, axis)
+
+
+linear_recurrence: Any = torch.library.custom_op(
+    "autoexport::linear_recurrence",
+    _run,
+    mutates_args=(),
+    schema="(Tensor factors, Tensor terms, int axis) -> Tensor",
+)
+linear_recurrence.register_fake(lambda factors, terms, axis: torch.empty_like(terms))  # noqa: ARG005 - the operator's names
+
+
+def lowered(factors: Any, terms: Any, axis: int) -> Any:
+    """The operator as an ONNX Scan that starts from zeros.
+
+    Args:
+        factors: ONNX value, of one shape with the terms.
+        terms: ONNX value.
+        axis: Along which the recurrence goes.
+    """
+    axis %= len(terms.shape)
+    first = op.Gather(terms, op.Constant(value_int=0), axis=axis)
+    start = op.Sub(first, first)
+    state, factor, term = (
+        ir.Value(name=name, type=ir.TensorType(terms.dtype)) for name in ("state", "factor", "term")
+    )
+    scaled = ir.node("Mul", [factor, state])
+    updated = ir.node("Add", [scaled.outputs[0], term])
+    kept = ir.node("Identity", [updated.outputs[0]])
+    for node, name in ((scaled, "scaled"), (updated, "updated"), (kept, "kept")):
+        node.outputs[0].name, node.outputs[0].type = name, state.type
+    body = ir.Graph(
+        [state, factor, term],
+        [updated.outputs[0], kept.outputs[0]],
+        nodes=[scaled, updated, kept],
+        name="recurrence",
+    )
+    scan = ir.node(
+        "Scan",
+        [start, factors, terms],
+        {
+            "body": body,
+            "num_scan_inputs": 2,
+            "scan_input_axes": [axis, axis],
+            "scan_output_axes": [axis],
+        },
+        num_outputs=2,
+    )
+    recorder: Any = evaluator.default()
+    recorder.nodes.append(scan)
+    return scan.outputs[1]
+
+
+@contextmanager
+def kept_whole(model: nn.Module) -> Iterator[None]:
+    """Within it the model's linear recurrences call the operator."""
+    modules = {sys.modules[type(part).__module__] for part in model.modules()}
+    asking = [module for module in modules if _ASKED in vars(module) and _scans(module)]
+    if not asking:
+        yield
+        return
+    with ExitStack() as stack:
+        stack.enter_context(
+            attribute(torch_scans, "associative_scan", _scan(torch_scans.associative_scan))
+        )
+        for module in asking:
+            stack.enter_context(attribute(module, _ASKED, lambda: False))
+        yield
+
+
+def _scans(module: Any) -> bool:
+    return "associative_scan(" in inspect.getsource(module)
+
+
+def _scan(original: Callable[..., Any]) -> Callable[..., Any]:
+    def scan(combine_fn: Callable[..., Any], xs: Any, dim: int, **options: Any) -> Any:
+        if options.get("reverse") or not isinstance(xs, tuple) or not _is_linear(combine_fn):
+            return original(combine_fn, xs, dim, **options)
+        factors, terms = xs
+        # Nobody asks for the products of the factors.
+        return None, linear_recurrence(factors, terms, dim)
+
+    return scan
+
+
+def _is_linear(combine: Callable[..., Any]) -> bool:
+    """Whether two steps of `factor * state + term` are combined into one."""
+    try:
+        return bool(combine((2, 3), (5, 7)) == (2 * 5, 5 * 3 + 7))
+    except (TypeError, ValueError, AttributeError):
+        return False
