@@ -51,7 +51,7 @@ class PackedVision:
         from transformers import AttentionInterface  # noqa: PLC0415 - slow, and only these models need it
 
         AttentionInterface.register(_ATTENTION, _attend)
-        rows: list[int] = []
+        rows: list[int | None] = []
         with ExitStack() as stack:
             for tower in self._towers:
                 enter, leave = _noting_rows(rows)
@@ -71,23 +71,25 @@ def _parameters(module: nn.Module) -> Mapping[str, inspect.Parameter]:
 
 def _hands_over_segments(module: nn.Module) -> bool:
     """Whether a module leaves its attention to a function that knows the segments."""
-    is_attention = _SEGMENTS in _parameters(module) and hasattr(module, "config")
-    return is_attention and "cu_seq_lens_q" in inspect.getsource(type(module).forward)
+    is_theirs = type(module).__module__.startswith("transformers.") and hasattr(module, "config")
+    takes_segments = is_theirs and _SEGMENTS in _parameters(module)
+    return takes_segments and "cu_seq_lens_q" in inspect.getsource(type(module).forward)
 
 
 def _owner_of_forward(module: nn.Module) -> Any:
     return next(kind for kind in type(module).__mro__ if "forward" in vars(kind))
 
 
-def _noting_rows(rows: list[int]) -> tuple[Callable[..., None], Callable[..., None]]:
+def _noting_rows(rows: list[int | None]) -> tuple[Callable[..., None], Callable[..., None]]:
     """Hooks that keep how many patches the running tower was given."""
 
     def enter(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         bound = inspect.signature(module.forward).bind(*args, **kwargs).arguments
-        patches = next(
+        tensors = (
             value for name, value in bound.items() if name != _GRID and isinstance(value, Tensor)
         )
-        rows.append(patches.shape[0])
+        patches = next(tensors, None)
+        rows.append(None if patches is None else patches.shape[0])
 
     def leave(*_: object) -> None:
         rows.pop()
@@ -95,7 +97,7 @@ def _noting_rows(rows: list[int]) -> tuple[Callable[..., None], Callable[..., No
     return enter, leave
 
 
-def _replace_helpers(rows: list[int], stack: ExitStack) -> None:
+def _replace_helpers(rows: list[int | None], stack: ExitStack) -> None:
     """Replaces transformers' functions on grids wherever a module of Python names them."""
     helpers = sys.modules[_HELPERS]
     replacements = {
@@ -115,7 +117,7 @@ def _replace_helpers(rows: list[int], stack: ExitStack) -> None:
 
 
 def _answering(
-    name: str, original: Callable[..., Any], function: Callable[..., Any], rows: list[int]
+    name: str, original: Callable[..., Any], function: Callable[..., Any], rows: list[int | None]
 ) -> Callable[..., Any]:
     """The function where the number of patches is known and nothing was computed before."""
     signature = inspect.signature(original)
@@ -124,7 +126,7 @@ def _answering(
     def answer(*args: Any, **kwargs: Any) -> Any:
         bound = signature.bind(*args, **kwargs)
         given = bound.arguments.get("kwargs") or {}
-        if not rows or any(key in given for key in _PRECOMPUTED[name]):
+        if not rows or rows[-1] is None or any(key in given for key in _PRECOMPUTED[name]):
             return original(*args, **kwargs)
         bound.apply_defaults()
         chosen = {key: value for key, value in bound.arguments.items() if key in accepted}
