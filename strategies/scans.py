@@ -54,7 +54,7 @@ def lowered(factors: Any, terms: Any, axis: int) -> Any:
     """
     axis %= len(terms.shape)
     first = op.Gather(terms, op.Constant(value_int=0), axis=axis)
-    start = op.Sub(first, first)
+    start = op.Expand(op.CastLike(0.0, first), op.Shape(first))
     state, factor, term = (
         ir.Value(name=name, type=ir.TensorType(terms.dtype)) for name in ("state", "factor", "term")
     )
@@ -88,7 +88,8 @@ def lowered(factors: Any, terms: Any, axis: int) -> Any:
 @contextmanager
 def kept_whole(model: nn.Module) -> Iterator[None]:
     """Within it the model's linear recurrences call the operator."""
-    modules = {sys.modules[type(part).__module__] for part in model.modules()}
+    names = {type(part).__module__ for part in model.modules()}
+    modules = [sys.modules[name] for name in sorted(names & sys.modules.keys())]
     asking = [module for module in modules if _ASKED in vars(module) and _scans(module)]
     if not asking:
         yield
