@@ -8,6 +8,7 @@ one operator, an ONNX Scan.
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import sys
 from collections.abc import Callable, Iterator
@@ -18,13 +19,14 @@ import onnx_ir as ir
 import torch
 from onnxscript import evaluator, opset18
 from torch import Tensor, nn
-from torch._higher_order_ops import associative_scan as torch_scans
 
 from strategies.patching import attribute
 
 # Its own annotations know only numpy-like values.
 op: Any = opset18
 _ASKED = "is_torchdynamo_exporting"
+# The package names a function like this module of its own.
+_SCANS = importlib.import_module("torch._higher_order_ops.associative_scan")
 
 
 def _run(factors: Tensor, terms: Tensor, axis: int) -> Tensor:
@@ -60,7 +62,9 @@ def lowered(factors: Any, terms: Any, axis: int) -> Any:
     )
     scaled = ir.node("Mul", [factor, state])
     updated = ir.node("Add", [scaled.outputs[0], term])
-    kept = ir.node("Identity", [updated.outputs[0]])
+    # Its own node, unlike the other in the order of inputs: merged into one value, which is
+    # what becomes of a copy, ONNX Runtime returns memory that it has used again.
+    kept = ir.node("Add", [term, scaled.outputs[0]])
     for node, name in ((scaled, "scaled"), (updated, "updated"), (kept, "kept")):
         node.outputs[0].name, node.outputs[0].type = name, state.type
     body = ir.Graph(
@@ -95,9 +99,7 @@ def kept_whole(model: nn.Module) -> Iterator[None]:
         yield
         return
     with ExitStack() as stack:
-        stack.enter_context(
-            attribute(torch_scans, "associative_scan", _scan(torch_scans.associative_scan))
-        )
+        stack.enter_context(attribute(_SCANS, "associative_scan", _scan(_SCANS.associative_scan)))
         for module in asking:
             stack.enter_context(attribute(module, _ASKED, lambda: False))
         yield
