@@ -25,7 +25,8 @@ def test_a_state_space_model_at_other_lengths(strategy: str, tmp_path: Path) -> 
     config = MambaConfig(
         vocab_size=50, hidden_size=16, state_size=4, num_hidden_layers=2, use_cache=False
     )
-    model: Any = MambaModel(config).eval()
+    model: Any = MambaModel(config)
+    model.eval()
     request = request_for(
         model,
         text(2, 7),
