@@ -109,7 +109,7 @@ def auto_export(  # noqa: PLR0913 - every argument is one thing a user may want 
         weights: Where they go: "copy" puts a checkpoint's own files beside the model and
             writes other weights to one data file, "link" makes hard links instead of
             copies, "embed" puts all of them into the model's file, up to 2 GB.
-        ranker: Trained ranker to use instead of the shipped one.
+        ranker: Trained ranker to use instead of the user's own or the shipped one.
         progress: Called with an event when a stage begins and when an attempt ends.
 
     Raises:
@@ -120,7 +120,7 @@ def auto_export(  # noqa: PLR0913 - every argument is one thing a user may want 
     check_options(
         strategy=strategy, dynamic=dynamic, objective=objective, opset=opset, verify=verify,
         tolerance=tolerance, time_budget=time_budget, attempt_timeout=attempt_timeout,
-        weights=weights,
+        weights=weights, ranker=ranker,
     )  # fmt: skip
     budget = Budget.starting_now(time_budget, attempt_timeout or DEFAULT_ATTEMPT_SECONDS)
     target = plan_target(output, model_name(model))

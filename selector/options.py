@@ -190,7 +190,7 @@ def _inspect(parser: argparse.ArgumentParser) -> None:
 def _retrain(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("baselines", type=Path, nargs="+", metavar="BASELINE.json", help="what to learn from")
-    add("-o", "--output", type=Path, metavar="PATH", help="where the ranker is written")
+    add("-o", "--output", type=Path, metavar="PATH", help="the ranker's file; yours by default")
     _output(parser)
 
 

@@ -77,7 +77,7 @@ def rank(  # noqa: PLR0913 - the arguments of auto_export that matter here
         InvalidRequestError: What was asked for cannot be.
         ModelLoadError: The model cannot be had.
     """
-    check_options(strategy=strategy, objective=objective, dynamic=dynamic)
+    check_options(strategy=strategy, objective=objective, dynamic=dynamic, ranker=ranker)
     with Workshop(progress=progress) as workshop:
         workshop.load(
             model,

@@ -1,19 +1,12 @@
-"""The fitted ranker: what it predicts, and how it is stored and loaded."""
+"""The fitted ranker: what it predicts."""
 
 from __future__ import annotations
 
-import hashlib
-import io
-import json
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
-from importlib.metadata import version
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selector.errors import RankerError
 from selector.features import FAMILIES, MODALITIES, ModelFeatures
 from strategies.base import REAL, VOID, Candidate
 from strategies.registry import BUILTIN
@@ -21,9 +14,6 @@ from strategies.registry import BUILTIN
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-SCHEMA_VERSION = 1
-FILE_NAME = "ranker.joblib"
-RETRAIN = "run `autoexport retrain BASELINE.json`"
 # What each strategy lowers with, and whether it follows the one way that the example took.
 LOWERINGS = {"usage_based": "torchscript", "htp": "torchlib", "fx": "torchlib"}
 FREEZING = frozenset({"usage_based", "htp"})
@@ -226,93 +216,3 @@ def feature_names() -> tuple[str, ...]:
     """The names of `vector`'s numbers, in order."""
     nothing = ModelFeatures(model_type=None, architecture="", family="plain")
     return tuple(vector(nothing, Candidate(strategy="")))
-
-
-# Storing and loading
-
-
-def card_path(path: Path) -> Path:
-    """Where the card of an artefact lies: beside it."""
-    return path.with_suffix(".json")
-
-
-def dump_ranker(ranker: FittedRanker) -> bytes:
-    """The artefact's bytes; it holds scikit-learn's estimators and plain data only."""
-    import joblib  # noqa: PLC0415 - loads numpy
-
-    content = {
-        "classifier": ranker.classifier,
-        "clock": ranker.clock,
-        "latency": ranker.latency,
-        "tallies": {name: (tally.right, tally.tried) for name, tally in ranker.tallies.items()},
-        "medians": {name: dict(values) for name, values in ranker.medians.items()},
-    }
-    buffer = io.BytesIO()
-    joblib.dump(content, buffer, compress=3)
-    return buffer.getvalue()
-
-
-def default_ranker_path() -> Path:
-    """Where the shipped ranker lies: inside the installed package, or beside it in a checkout."""
-    package = Path(__file__).parent
-    installed = package / "training_data" / FILE_NAME
-    return installed if installed.exists() else package.parent / "training_data" / FILE_NAME
-
-
-def load_ranker(path: Path | None = None) -> FittedRanker:
-    """Loads a ranker, by default the shipped one, once its card vouches for it.
-
-    Unpickling runs code, so nothing is unpickled before the file's SHA-256 was compared with
-    the card's; and estimators of another scikit-learn may not work.
-
-    Raises:
-        RankerError: It is missing, changed, or made for other versions.
-    """
-    path = default_ranker_path() if path is None else Path(path)
-    card = _read_card(path)
-    made_with, installed = str(card.get("scikit_learn")), version("scikit-learn")
-    if _minor(made_with) != _minor(installed):
-        msg = f"{path} was made with scikit-learn {made_with}, and {installed} is installed"
-        raise RankerError(f"{msg}; {RETRAIN}")
-    if card.get("feature_names") != list(feature_names()):
-        raise RankerError(f"{path} was fitted on other features; {RETRAIN}")
-    content = _read(path)
-    if hashlib.sha256(content).hexdigest() != card.get("sha256"):
-        msg = f"{path} is not the file that {card_path(path).name} describes (SHA-256 differs)"
-        raise RankerError(f"{msg}; {RETRAIN}")
-    return _unpickle(content, path)
-
-
-@lru_cache(maxsize=4)
-def _unpickle(content: bytes, path: Path) -> FittedRanker:
-    import joblib  # noqa: PLC0415 - loads numpy
-
-    try:
-        fields = joblib.load(io.BytesIO(content))
-        tallies = {name: Tally(*numbers) for name, numbers in fields["tallies"].items()}
-        return FittedRanker(**{**fields, "tallies": tallies})
-    except Exception as error:
-        raise RankerError(f"{path} cannot be loaded: {error}; {RETRAIN}") from error
-
-
-def _read_card(path: Path) -> dict[str, Any]:
-    card_file = card_path(path)
-    try:
-        card = json.loads(_read(card_file))
-    except ValueError as error:
-        raise RankerError(f"the ranker's card {card_file} is not JSON; {RETRAIN}") from error
-    if not isinstance(card, dict) or card.get("schema_version") != SCHEMA_VERSION:
-        raise RankerError(f"{card_file} is not a ranker's card of this version; {RETRAIN}")
-    return card
-
-
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        msg = f"the ranker's file {path} cannot be read ({error.strerror})"
-        raise RankerError(f"{msg}; {RETRAIN}") from error
-
-
-def _minor(number: str) -> tuple[str, ...]:
-    return tuple(number.split(".")[:2])

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from selector.errors import InvalidRequestError, RankerError
-from selector.ranker import FREEZING, LOWERINGS, FittedRanker, load_ranker, twin_with_weights
+from selector.ranker import FREEZING, LOWERINGS, FittedRanker, twin_with_weights
+from selector.ranker_files import Chosen, choose
 from strategies.base import VOID, Candidate
 from strategies.registry import unknown_name_message
 
@@ -91,7 +92,8 @@ def rank_candidates(
         features: Of the model; None where they could not be computed.
         candidates: In static order.
         objective: One of `OBJECTIVES`.
-        ranker: Path of an artefact, or a ranker itself; None for the shipped one.
+        ranker: Path of an artefact, or a ranker itself; None for the user's own or the
+            shipped one. Where it is refused, the note says why and what served instead.
 
     Raises:
         InvalidRequestError: There is no such objective.
@@ -102,11 +104,13 @@ def rank_candidates(
     if features is None:
         return static_ranking(None, candidates, "the model's features are not known", objective)
     try:
-        fitted = _fitted(ranker)
-        entries = _predict(fitted, features, candidates)
+        chosen = _chosen(ranker)
+        entries = _predict(chosen.ranker, features, candidates)
     except RankerError as error:
         return static_ranking(features, candidates, str(error), objective)
-    return _ordered(fitted, features, entries, objective)
+    ranking = _ordered(chosen.ranker, features, entries, objective)
+    notes = [note for note in (chosen.note, ranking.note) if note]
+    return replace(ranking, note="; ".join(notes) or None)
 
 
 def prepare_ranker(ranker: str | os.PathLike[str] | None = None) -> None:
@@ -115,7 +119,7 @@ def prepare_ranker(ranker: str | os.PathLike[str] | None = None) -> None:
     It brings scikit-learn, whose import takes a second.
     """
     with contextlib.suppress(RankerError):
-        _fitted(ranker)
+        _chosen(ranker)
 
 
 def static_ranking(
@@ -152,10 +156,10 @@ def _place(candidate: Candidate) -> tuple[str, bool]:
     return candidate.strategy, candidate.dynamic
 
 
-def _fitted(ranker: str | os.PathLike[str] | FittedRanker | None) -> FittedRanker:
+def _chosen(ranker: str | os.PathLike[str] | FittedRanker | None) -> Chosen:
     if isinstance(ranker, FittedRanker):
-        return ranker
-    return load_ranker(None if ranker is None else Path(ranker))
+        return Chosen(ranker=ranker)
+    return choose(None if ranker is None else Path(ranker))
 
 
 def _predict(

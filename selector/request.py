@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
+
 from selector.errors import InvalidRequestError
 from strategies import registry
 
@@ -27,6 +30,7 @@ def check_options(  # noqa: PLR0913 - all the options that can be checked
     tolerance: float | None = None,
     time_budget: float | None = None,
     attempt_timeout: float | None = None,
+    ranker: str | os.PathLike[str] | None = None,
 ) -> None:
     """Checks what can be checked without the model.
 
@@ -51,6 +55,11 @@ def check_options(  # noqa: PLR0913 - all the options that can be checked
             raise InvalidRequestError(f"the {name} must be more than 0, not {value}")
     if verify == "off" and tolerance is not None:
         raise InvalidRequestError("a tolerance has no meaning with verify='off'; leave one out")
+    if ranker is not None and not Path(ranker).is_file():
+        raise InvalidRequestError(
+            f"there is no ranker {os.fspath(ranker)}; "
+            "make one with `autoexport retrain BASELINE.json -o FILE`"
+        )
 
 
 def _check_choice(kind: str, value: str, known: tuple[str, ...]) -> None:

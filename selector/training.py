@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import math
 import os
 import statistics
@@ -11,21 +10,15 @@ from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from selector import baseline
+from selector import baseline, ranker_files
 from selector.errors import RankerError, VoidReadError
 from selector.features import ModelFeatures
 from selector.ranker import (
-    SCHEMA_VERSION,
     FittedRanker,
     Tally,
-    card_path,
-    default_ranker_path,
-    dump_ranker,
-    feature_names,
     matrix,
     timed_matrix,
     twin_with_weights,
@@ -97,8 +90,8 @@ def retrain(
 
     Args:
         baselines: Files in this format or in the seed's.
-        output: Where the artefact goes, a `.joblib` file; by default the ranker that exports
-            use where none is named is replaced.
+        output: Where the artefact goes, a `.joblib` file; by default it becomes the user's
+            own ranker, which exports use instead of the shipped one.
 
     Raises:
         InvalidRequestError: A baseline cannot be read, or the output cannot be written.
@@ -111,7 +104,7 @@ def retrain(
         reasons = "; ".join([*merged.notes, *left_out]) or "there are no records"
         raise RankerError(f"nothing to fit the ranker on: {reasons}")
     ranker = fit(rows)
-    target = default_ranker_path() if output is None else Path(output)
+    target = ranker_files.user_path() if output is None else Path(output)
     card = ScoreCard(
         path=target,
         records=len(rows),
@@ -126,7 +119,8 @@ def retrain(
         notes=(*merged.notes, *left_out),
         created=datetime.now(UTC).isoformat(timespec="seconds"),
     )
-    _store(ranker, card)
+    described = {name: value for name, value in asdict(card).items() if name != "path"}
+    ranker_files.store(ranker, target, _finite(described))
     return card
 
 
@@ -283,22 +277,6 @@ def _medians(measured: Iterable[tuple[Row, float]]) -> dict[str, float]:
         for name in (str(row.candidate), row.candidate.strategy, ""):
             values[name].append(value)
     return {name: statistics.median(items) for name, items in values.items()}
-
-
-def _store(ranker: FittedRanker, card: ScoreCard) -> None:
-    content = dump_ranker(ranker)
-    description = {
-        "schema_version": SCHEMA_VERSION,
-        "artefact": card.path.name,
-        "sha256": hashlib.sha256(content).hexdigest(),
-        "scikit_learn": version("scikit-learn"),
-        "feature_names": list(feature_names()),
-        **{name: value for name, value in asdict(card).items() if name != "path"},
-    }
-    text = json.dumps(_finite(description), indent=2, allow_nan=False) + "\n"
-    # The artefact goes first: between the two moves the old card does not vouch for it.
-    baseline.replace_file(card.path, content)
-    baseline.replace_file(card_path(card.path), text.encode())
 
 
 def _finite(value: Any) -> Any:

@@ -325,7 +325,8 @@ def _read(what: str) -> VoidReadError:
     frames = [
         frame
         for frame in traceback.extract_stack()
-        if "/torch/" not in frame.filename and Path(frame.filename).parent != Path(__file__).parent
+        if "/torch/" not in frame.filename
+        and Path(__file__).parent not in Path(frame.filename).parents
     ]
     where = f" at {Path(frames[-1].filename).name}:{frames[-1].lineno}" if frames else ""
     return VoidReadError(

@@ -12,8 +12,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from selector import ExportResult, auto_export
+from selector import ExportResult, auto_export, ranker_files
 from selector.errors import VoidReadError
+from selector.ranker import FittedRanker
+from strategies.registry import BUILTIN
 from tests.conftest import ROOT
 
 # What a third-party package looks like: a module, and metadata that announces it.
@@ -195,8 +197,11 @@ class Rare(nn.Module):
 
 
 def in_static_order(module: nn.Module, folder: Path, **options: Any) -> ExportResult:
+    seconds = {name: float(place) for place, name in enumerate(BUILTIN, 1)}
+    ranker = FittedRanker(medians={"success_seconds": seconds})
+    ranker_files.store(ranker, folder / "ranker.joblib", {})
     return auto_export(
-        module, folder / "m.onnx", inputs=torch.randn(2, 4), ranker=folder / "none.joblib",
+        module, folder / "m.onnx", inputs=torch.randn(2, 4), ranker=folder / "ranker.joblib",
         **options,
     )  # fmt: skip
 

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 from selector import training
 from selector.errors import InvalidRequestError
 from selector.features import ModelFeatures
 from selector.ranker import FittedRanker, Tally
-from selector.ranking import OBJECTIVES, Ranking, rank_candidates
+from selector.ranking import OBJECTIVES, Ranking, rank_candidates, static_ranking
 from strategies.base import Candidate
 from strategies.registry import portfolio
 from tests import synthetic
@@ -190,11 +188,10 @@ def test_weights_at_capture_do_not_change_what_the_file_is_like(
 # Static
 
 
-def test_without_a_ranker_the_static_order_serves_and_says_so(tmp_path: Path) -> None:
-    ranking = rank_candidates(PLAIN, portfolio(), ranker=tmp_path / "none.joblib")
+def test_the_static_order_gives_its_reasons() -> None:
+    ranking = static_ranking(PLAIN, portfolio(), "none was fitted")
     assert not ranking.trained
-    assert ranking.note is not None
-    assert "autoexport retrain" in ranking.note
+    assert ranking.note == "none was fitted"
     assert [item.candidate for item in ranking.order] == list(portfolio())
     assert ranking.order[0].success_probability is None
     assert ranking.order[0].reasons == ("static order", "captured without reading the weights")
@@ -208,9 +205,9 @@ def test_without_features_the_static_order_serves() -> None:
     assert [item.candidate for item in ranking.order] == list(portfolio())
 
 
-def test_the_static_order_scripts_before_it_traces(tmp_path: Path) -> None:
+def test_the_static_order_scripts_before_it_traces() -> None:
     offered = portfolio(scripting=True)
-    ranking = rank_candidates(BRANCHING, offered[::-1], ranker=tmp_path / "none.joblib")
+    ranking = static_ranking(BRANCHING, offered[::-1], "")
     order = shown(ranking)
     for shapes in ("dynamic", "static"):
         scripted, traced = f"usage_based[{shapes},scripted]", f"usage_based[{shapes}]"
@@ -219,21 +216,18 @@ def test_the_static_order_scripts_before_it_traces(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("features", [None, PLAIN, BRANCHING])
-def test_the_static_order_goes_without_weights_first(
-    features: ModelFeatures | None, tmp_path: Path
-) -> None:
+def test_the_static_order_goes_without_weights_first(features: ModelFeatures | None) -> None:
     offered = portfolio(scripting=True)[::-1]
-    ranking = rank_candidates(features, offered, ranker=tmp_path / "none.joblib")
+    ranking = static_ranking(features, offered, "")
     order = shown(ranking)
     for shapes in ("dynamic", "static"):
         without, real = f"usage_based[{shapes},void]", f"usage_based[{shapes}]"
         assert order.index(without) < order.index(real)
 
 
-def test_the_static_order_says_that_it_knows_nothing_of_other_objectives(tmp_path: Path) -> None:
-    ranking = rank_candidates(PLAIN, portfolio(), objective="size", ranker=tmp_path / "none.joblib")
-    assert ranking.note is not None
-    assert ranking.note.endswith("so nothing is known of the file's size")
+def test_the_static_order_says_that_it_knows_nothing_of_other_objectives() -> None:
+    ranking = static_ranking(PLAIN, portfolio(), "none was fitted", "size")
+    assert ranking.note == "none was fitted; so nothing is known of the file's size"
 
 
 def test_an_unknown_objective_is_refused() -> None:

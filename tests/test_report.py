@@ -26,7 +26,7 @@ from selector.errors import (
 )
 from selector.features import ModelFeatures
 from selector.module_tree import ModuleNode, build_tree, visible_rows
-from selector.ranking import rank_candidates
+from selector.ranking import static_ranking
 from selector.verdict import CaseCheck, OutputCheck, VerificationReport
 from strategies.base import Candidate
 from strategies.hierarchy import Hierarchy, ModuleEntry
@@ -218,10 +218,10 @@ def test_attempts_have_a_line_each() -> None:
     assert "512.0 MB" in second
 
 
-def test_a_ranking_names_candidates_whole_on_a_narrow_terminal(tmp_path: Path) -> None:
+def test_a_ranking_names_candidates_whole_on_a_narrow_terminal() -> None:
     features = synthetic.model_features("plain", branches=True)
     offered = portfolio(scripting=True)
-    ranking = rank_candidates(features, offered, ranker=tmp_path / "none.joblib")
+    ranking = static_ranking(features, offered, "none was fitted")
     for width in (80, 100):
         lines = text_of(report.render_ranking(ranking), width).splitlines()
         assert max(map(len, lines)) <= width

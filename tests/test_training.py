@@ -7,14 +7,14 @@ import json
 import sys
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 from sklearn.base import ClassifierMixin
 
 from selector import baseline, ranker, training
 from selector.errors import InvalidRequestError, RankerError
-from selector.ranker import FittedRanker, Tally, load_ranker
+from selector.ranker import FittedRanker, Tally
+from selector.ranker_files import load
 from selector.ranking import rank_candidates
 from selector.scoring import _seconds_to_success
 from strategies.base import Candidate
@@ -26,7 +26,6 @@ TRACED = Candidate(strategy="usage_based")
 SCRIPTED = Candidate(strategy="usage_based", scripted=True)
 HTP = Candidate(strategy="htp")
 FX = Candidate(strategy="fx")
-BEFORE_VOID = [name for name in ranker.feature_names() if name != "void"]
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +37,7 @@ def card(tmp_path_factory: pytest.TempPathFactory) -> training.ScoreCard:
 
 @pytest.fixture(scope="module")
 def fitted(card: training.ScoreCard) -> FittedRanker:
-    return load_ranker(card.path)
+    return load(card.path)
 
 
 def test_probabilities_follow_what_was_measured(fitted: FittedRanker) -> None:
@@ -183,82 +182,6 @@ def test_an_output_that_cannot_be_written(tmp_path: Path) -> None:
     path = synthetic.write_baseline(tmp_path / "b.json", synthetic.records(per_family=1))
     with pytest.raises(InvalidRequestError, match="cannot be written"):
         training.retrain([path], path / "r.joblib")
-
-
-# Loading
-
-
-@pytest.fixture
-def stored(tmp_path: Path) -> Path:
-    source = synthetic.write_baseline(tmp_path / "b.json", synthetic.records(per_family=1))
-    return training.retrain([source], tmp_path / "ranker.joblib").path
-
-
-def change_card(path: Path, **changes: Any) -> None:
-    card_file = path.with_suffix(".json")
-    card = json.loads(card_file.read_text(encoding="utf-8"))
-    card_file.write_text(json.dumps(card | changes), encoding="utf-8")
-
-
-class Explosive:
-    """Proof of unpickling: it leaves a file behind."""
-
-    def __init__(self, trace: Path) -> None:
-        self.trace = trace
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        return Path.touch, (self.trace,)
-
-
-def test_a_changed_artefact_is_refused_before_it_is_unpickled(stored: Path) -> None:
-    import joblib
-
-    trace = stored.with_name("exploded")
-    joblib.dump(Explosive(trace), stored)
-    with pytest.raises(RankerError, match=r"SHA-256 differs.*autoexport retrain"):
-        load_ranker(stored)
-    assert not trace.exists()
-
-
-@pytest.mark.parametrize(
-    ("changes", "message"),
-    [
-        ({"scikit_learn": "1.2.0"}, r"made with scikit-learn 1\.2\.0, and .* is installed"),
-        ({"feature_names": ["depth"]}, "fitted on other features"),
-        ({"feature_names": BEFORE_VOID}, "fitted on other features"),
-        ({"schema_version": 9}, "not a ranker's card of this version"),
-    ],
-)
-def test_an_artefact_of_other_versions_is_refused(
-    stored: Path, changes: dict[str, Any], message: str
-) -> None:
-    change_card(stored, **changes)
-    with pytest.raises(RankerError, match=f"{message}.*autoexport retrain"):
-        load_ranker(stored)
-
-
-def test_missing_files_are_named_with_the_next_step(stored: Path) -> None:
-    stored.unlink()
-    with pytest.raises(RankerError, match=r"ranker\.joblib cannot be read.*autoexport retrain"):
-        load_ranker(stored)
-    with pytest.raises(RankerError, match=r"nowhere\.json cannot be read.*autoexport retrain"):
-        load_ranker(stored.with_name("nowhere.joblib"))
-    stored.with_suffix(".json").write_text("{", encoding="utf-8")
-    with pytest.raises(RankerError, match="is not JSON"):
-        load_ranker(stored)
-
-
-def test_something_else_with_a_fitting_card_is_a_ranker_error(stored: Path) -> None:
-    stored.write_bytes(b"not a pickle")
-    change_card(stored, sha256=hashlib.sha256(b"not a pickle").hexdigest())
-    with pytest.raises(RankerError, match="cannot be loaded"):
-        load_ranker(stored)
-
-
-def test_the_default_ranker_lies_beside_the_package(root: Path) -> None:
-    path = ranker.default_ranker_path()
-    assert path.name == "ranker.joblib"
-    assert path.parent in {root / "training_data", root / "selector" / "training_data"}
 
 
 def test_the_estimators_are_scikit_learns(fitted: FittedRanker) -> None:
