@@ -97,7 +97,7 @@ def summarise(baseline: Baseline) -> Summary:
         together_dynamic=_together(
             dynamic for records in by_model.values() if (dynamic := _dynamic(records))
         ),
-        leads=_leads(by_model),
+        leads=leads_of(by_model),
     )
 
 
@@ -110,6 +110,27 @@ def share_of(strategy: str, together: Mapping[frozenset[str], int]) -> Share:
     """Of the models in such a count, those that a strategy gets right, others or not."""
     right = sum(size for members, size in together.items() if strategy in members)
     return Share(right=right, of=sum(together.values()))
+
+
+def strategy_names(records: Iterable[Record]) -> tuple[str, ...]:
+    """The strategies in records, in the registry's order."""
+    tried = {record.candidate.candidate() for record in records}
+    return tuple(dict.fromkeys(candidate.strategy for candidate in _ordered(tried)))
+
+
+def leads_of(by_model: Mapping[str, Sequence[Record]]) -> dict[str, Lead]:
+    """For each strategy the models that it alone gets right, or much faster than the others."""
+    names = strategy_names(record for records in by_model.values() for record in records)
+    only: dict[str, list[str]] = {name: [] for name in names}
+    faster: dict[str, list[str]] = {name: [] for name in names}
+    for model, records in by_model.items():
+        best = _best_seconds(records)
+        ranked = sorted(best, key=lambda name: best[name])
+        if len(ranked) == 1:
+            only[ranked[0]].append(model)
+        elif ranked and best[ranked[0]] * MUCH_FASTER <= best[ranked[1]] < math.inf:
+            faster[ranked[0]].append(model)
+    return {name: Lead(only=tuple(only[name]), faster=tuple(faster[name])) for name in names}
 
 
 def _family(records: Sequence[Record]) -> str:
@@ -169,21 +190,6 @@ def _together(models: Iterable[Sequence[Record]]) -> dict[frozenset[str], int]:
         for records in models
     )
     return dict(sets.most_common())
-
-
-def _leads(by_model: Mapping[str, Sequence[Record]]) -> dict[str, Lead]:
-    candidates = {r.candidate.candidate() for records in by_model.values() for r in records}
-    names = dict.fromkeys(candidate.strategy for candidate in _ordered(candidates))
-    only: dict[str, list[str]] = {name: [] for name in names}
-    faster: dict[str, list[str]] = {name: [] for name in names}
-    for model, records in by_model.items():
-        best = _best_seconds(records)
-        ranked = sorted(best, key=lambda name: best[name])
-        if len(ranked) == 1:
-            only[ranked[0]].append(model)
-        elif ranked and best[ranked[0]] * MUCH_FASTER <= best[ranked[1]] < math.inf:
-            faster[ranked[0]].append(model)
-    return {name: Lead(only=tuple(only[name]), faster=tuple(faster[name])) for name in names}
 
 
 def _best_seconds(records: Iterable[Record]) -> dict[str, float]:
