@@ -146,7 +146,7 @@ def auto_export(  # noqa: PLR0913 - every argument is one thing a user may want 
                 tolerance=tolerance, data_stem=target.data_stem,
             ),
             budget=budget,
-            on_attempt=workshop.tell_attempt,
+            on_attempt=lambda attempt: _ended(attempt, study, workshop, verify),
         )  # fmt: skip
         path = publish(
             chain.value.artifact.path.parent,
@@ -177,6 +177,14 @@ def candidates(study: Study, *, strategy: str, dynamic: bool | str) -> tuple[Can
         for candidate in registry.portfolio(dynamic=wanted, scripting=scripting)
         if strategy in ("auto", candidate.strategy)
     )
+
+
+def _ended(attempt: Attempt, study: Study, workshop: Workshop, verify: str) -> None:
+    workshop.tell_attempt(attempt)
+    if verify == "full":
+        from selector import experience  # noqa: PLC0415 - pydantic, while nothing waits for it
+
+        experience.keep(study.features, attempt)
 
 
 def _result(

@@ -201,7 +201,10 @@ def _inspect(options: argparse.Namespace) -> None:
 def _retrain(options: argparse.Namespace) -> None:
     import selector  # noqa: PLC0415 - lazy, for a quick --help
 
-    _show(options, selector.retrain(options.baselines, options.output), "render_facts")
+    card = selector.retrain(
+        options.baselines, options.output, with_experience=options.with_experience
+    )
+    _show(options, card, "render_facts")
 
 
 def _model_arguments(options: argparse.Namespace) -> dict[str, Any]:

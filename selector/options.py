@@ -189,7 +189,14 @@ def _inspect(parser: argparse.ArgumentParser) -> None:
 
 def _retrain(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("baselines", type=Path, nargs="+", metavar="BASELINE.json", help="what to learn from")
+    add(
+        "baselines",
+        type=Path,
+        nargs="*",
+        metavar="BASELINE.json",
+        help="what to learn from; the shipped measurements by default",
+    )
+    add("--with-experience", action="store_true", help="learn from your own exports too")
     add("-o", "--output", type=Path, metavar="PATH", help="the ranker's file; yours by default")
     _output(parser)
 

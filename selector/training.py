@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from selector import baseline, ranker_files
+from selector import baseline, experience, ranker_files
 from selector.errors import RankerError, VoidReadError
 from selector.features import ModelFeatures
 from selector.ranker import (
@@ -84,21 +84,29 @@ class ScoreCard:
 
 
 def retrain(
-    baselines: Sequence[str | os.PathLike[str]], output: str | os.PathLike[str] | None = None
+    baselines: Sequence[str | os.PathLike[str]] = (),
+    output: str | os.PathLike[str] | None = None,
+    *,
+    with_experience: bool = False,
 ) -> ScoreCard:
     """Fits the ranker anew and stores it, with its card beside it.
 
     Args:
-        baselines: Files in this format or in the seed's.
+        baselines: Files in this format or in the seed's; by default the shipped one.
         output: Where the artefact goes, a `.joblib` file; by default it becomes the user's
             own ranker, which exports use instead of the shipped one.
+        with_experience: Whether to learn from the user's own exports too, see `experience`.
 
     Raises:
         InvalidRequestError: A baseline cannot be read, or the output cannot be written.
         RankerError: No record can be used.
     """
-    paths = [Path(path) for path in baselines]
-    merged = baseline.merge([baseline.read(path) for path in paths])
+    paths = [Path(path) for path in baselines] or [ranker_files.shipped_baseline()]
+    sources = [baseline.read(path) for path in paths]
+    if with_experience:
+        sources.append(experience.read())
+        paths += [experience.journal_path()] if sources[-1].records else []
+    merged = baseline.merge(sources)
     rows, left_out = rows_of(merged.records)
     if not rows:
         reasons = "; ".join([*merged.notes, *left_out]) or "there are no records"

@@ -103,7 +103,7 @@ def test_help_names_every_choice(capsys: pytest.CaptureFixture[str]) -> None:
         (["rank", "bert", "--strategy", "hpt"], "did you mean 'htp'?"),
         (["verify", "model.onnx"], "required: --against"),
         (["inspect", "model.onnx", "--depth", "deep"], "--depth"),
-        (["retrain"], "BASELINE.json"),
+        (["retrain", "nowhere.json"], "nowhere.json cannot be read"),
     ],
 )
 def test_bad_request_is_one_line_and_exit_2(
