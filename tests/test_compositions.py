@@ -158,6 +158,15 @@ MOVING: dict[str, Case] = {
     "cartesian_prod": lambda x: torch.cartesian_prod(torch.arange(x.shape[2]), torch.arange(3)),
     "vander": lambda x: (torch.vander(x[0, 0], 3), torch.vander(x[0, 0], increasing=True)),
     "kron": lambda x: torch.kron(x[0], x[1, :, :2]),
+    "scatter": lambda x: (
+        (x > 0).scatter(-1, ids(x).clamp(max=7), True),
+        x.scatter(-1, ids(x).clamp(max=7), value=0.5),
+        torch.scatter(x, 1, ids(x).clamp(max=0), x),
+    ),
+    "index_add": lambda x: (
+        x.index_add(-1, ids(x)[0, 0].clamp(max=7), x, alpha=0.5),
+        torch.zeros_like(x).index_add_(0, torch.tensor([1, 1, 0, 1]), x[[0, 1, 1, 0]]),
+    ),
     "scatter_reduce": lambda x: tuple(
         x.scatter_reduce(1, ids(x).clamp(max=1), x, how, include_self=whole_)
         for how, whole_ in (("amax", False), ("sum", False), ("mean", False), ("amin", True))

@@ -304,6 +304,22 @@ def _kron(x: Tensor, y: Tensor) -> Any:
     return (x * y).reshape(shape)
 
 
+@composes("scatter")
+def _scatter(x: Tensor, dim: int, index: Tensor, src: Any = None, **kwargs: Any) -> Any:
+    given = kwargs.pop("value", src)
+    # A trace knows no such operator for truth values.
+    return torch.scatter(x, dim, index, int(given) if isinstance(given, bool) else given, **kwargs)
+
+
+@composes("index_add")
+def _index_add(x: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: Any = 1) -> Any:
+    """Adds up all that falls on one index, of which the exporter takes the last."""
+    sizes = [1] * x.dim()
+    sizes[dim] = -1
+    terms = source if isinstance(alpha, int) and alpha == 1 else source * alpha
+    return x.scatter_add(dim, index.long().reshape(sizes).expand_as(terms), terms)
+
+
 @composes("scatter_reduce")
 def _scatter_reduce(
     x: Tensor, dim: int, index: Tensor, src: Tensor, reduce: str, *, include_self: bool = True
