@@ -17,7 +17,7 @@ from onnx_ir.passes import common as passes
 from onnxscript import optimizer
 from torch import fx, nn
 
-from strategies import hierarchy, lowerings, scans
+from strategies import hierarchy, lowerings
 from strategies.base import first_line
 from strategies.calling import NamedCall
 from strategies.decomposition import decompose
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 # Operators that torchlib lacks or lowers wrongly.
 _TRANSLATIONS: Translations = {
     torch.ops.aten.conv3d.default: lowerings.conv3d,
-    torch.ops.autoexport.linear_recurrence.default: scans.lowered,
+    torch.ops.autoexport.linear_recurrence.default: lowerings.linear_recurrence,
 }
 # Where torch.export notes the modules around an operation, outermost first.
 _STACK = "nn_module_stack"

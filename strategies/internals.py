@@ -47,6 +47,7 @@ WEIGHTLESS = (
 # Nothing public names the module scopes of a trace, or keeps weights out of its lowering.
 TRACING = (
     "torch:_C._jit_onnx_create_full_scope_name",
+    "torch._higher_order_ops.associative_scan:associative_scan",
     "torch.jit._trace:_trace_module_map",
     "torch.onnx._internal.torchscript_exporter.utils:_apply_friendly_debug_names",
     "torch.onnx._internal.torchscript_exporter.utils:_get_named_param_dict",

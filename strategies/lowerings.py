@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import onnx_ir as ir
-from onnxscript import opset18
+from onnxscript import evaluator, opset18
 from onnxscript.function_libs.torch_lib.ops import core
 from onnxscript.function_libs.torch_lib.tensor_typing import TFloat
 
@@ -112,6 +112,17 @@ def _positions(indices: Sequence[Value | None]) -> Sequence[Value | None]:
     return positions
 
 
+def linear_recurrence(factors: Value, terms: Value, axis: int) -> Value:
+    """All states of `state = factor * state + term` along an axis, from zeros on."""
+    axis %= len(terms.shape)
+    first = op.Gather(terms, op.Constant(value_int=0), axis=axis)
+    start = op.Expand(op.CastLike(0.0, first), op.Shape(first))
+    scan = scans.scan_node(start, factors, terms, axis, terms.dtype)
+    recorder: Any = evaluator.default()
+    recorder.nodes.append(scan)
+    return scan.outputs[1]
+
+
 def conv3d(  # noqa: PLR0913, PLR0917 - the operator's arguments
     tensor: TFloat,
     weight: TFloat,
@@ -180,7 +191,7 @@ OWN: Mapping[str, Callable[..., Any]] = {
     "aten::_unsafe_index.Tensor": index,
     "aten::index_put": index_put,
     "aten::_unsafe_index_put": index_put,
-    "autoexport::linear_recurrence": scans.lowered,
+    "autoexport::linear_recurrence": linear_recurrence,
     "aten::_scaled_dot_product_flash_attention_for_cpu": attention,
 }
 

@@ -17,14 +17,12 @@ from typing import Any
 
 import onnx_ir as ir
 import torch
-from onnxscript import evaluator, opset18
 from torch import Tensor, nn
 
 from strategies.patching import attribute
 
-# Its own annotations know only numpy-like values.
-op: Any = opset18
-_ASKED = "is_torchdynamo_exporting"
+# What modules ask before they scan, and what makes them do so.
+_ASKED = {"is_torchdynamo_exporting": lambda: False, "is_torchdynamo_compiling": lambda: True}
 # The package names a function like this module of its own.
 _SCANS = importlib.import_module("torch._higher_order_ops.associative_scan")
 
@@ -46,19 +44,18 @@ linear_recurrence: Any = torch.library.custom_op(
 linear_recurrence.register_fake(lambda factors, terms, axis: torch.empty_like(terms))  # noqa: ARG005 - the operator's names
 
 
-def lowered(factors: Any, terms: Any, axis: int) -> Any:
-    """The operator as an ONNX Scan that starts from zeros.
+def scan_node(start: Any, factors: Any, terms: Any, axis: int, dtype: Any) -> ir.Node:
+    """The operator as an ONNX Scan, whose second output are all states.
 
     Args:
+        start: ONNX value, zeros in the shape of one state.
         factors: ONNX value, of one shape with the terms.
         terms: ONNX value.
         axis: Along which the recurrence goes.
+        dtype: Of all of them, in ONNX.
     """
-    axis %= len(terms.shape)
-    first = op.Gather(terms, op.Constant(value_int=0), axis=axis)
-    start = op.Expand(op.CastLike(0.0, first), op.Shape(first))
     state, factor, term = (
-        ir.Value(name=name, type=ir.TensorType(terms.dtype)) for name in ("state", "factor", "term")
+        ir.Value(name=name, type=ir.TensorType(dtype)) for name in ("state", "factor", "term")
     )
     scaled = ir.node("Mul", [factor, state])
     updated = ir.node("Add", [scaled.outputs[0], term])
@@ -73,7 +70,7 @@ def lowered(factors: Any, terms: Any, axis: int) -> Any:
         nodes=[scaled, updated, kept],
         name="recurrence",
     )
-    scan = ir.node(
+    return ir.node(
         "Scan",
         [start, factors, terms],
         {
@@ -84,9 +81,6 @@ def lowered(factors: Any, terms: Any, axis: int) -> Any:
         },
         num_outputs=2,
     )
-    recorder: Any = evaluator.default()
-    recorder.nodes.append(scan)
-    return scan.outputs[1]
 
 
 @contextmanager
@@ -94,14 +88,17 @@ def kept_whole(model: nn.Module) -> Iterator[None]:
     """Within it the model's linear recurrences call the operator."""
     names = {type(part).__module__ for part in model.modules()}
     modules = [sys.modules[name] for name in sorted(names & sys.modules.keys())]
-    asking = [module for module in modules if _ASKED in vars(module) and _scans(module)]
+    asking = [
+        module for module in modules if vars(module).keys() >= _ASKED.keys() and _scans(module)
+    ]
     if not asking:
         yield
         return
     with ExitStack() as stack:
         stack.enter_context(attribute(_SCANS, "associative_scan", _scan(_SCANS.associative_scan)))
         for module in asking:
-            stack.enter_context(attribute(module, _ASKED, lambda: False))
+            for name, answer in _ASKED.items():
+                stack.enter_context(attribute(module, name, answer))
         yield
 
 

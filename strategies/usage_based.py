@@ -48,6 +48,8 @@ class UsageBasedStrategy(ExportStrategy):
 
     def _export(self, model: nn.Module, request: ExportRequest) -> ir.Model:
         internals.require_supported_torch(internals.TRACING)
+        from strategies import torchscript_scans  # noqa: PLC0415 - it imports what was just made sure of
+
         body = _scripted(model, request) if request.candidate.scripted else model
         void = request.candidate.weights == VOID
         replacements = guarded(COMPOSITIONS) if void else COMPOSITIONS
@@ -57,6 +59,7 @@ class UsageBasedStrategy(ExportStrategy):
             exportable(model, plain_attention=False, replacements=replacements),
             without_gradients(),
             PackedVision(model).applied(),
+            torchscript_scans.kept_whole(model),
             torchscript_scopes.exact_scopes(call),
             _numbers_kept(),
             torchscript.without_weights(call, refuse_constant),
@@ -65,6 +68,7 @@ class UsageBasedStrategy(ExportStrategy):
         ):
             proto = _trace_and_lower(call, request)
         graph_model = ir.from_proto(proto)
+        torchscript_scans.fill_in(graph_model)
         del graph_model.graph.outputs[len(request.output_names) :]
         _attach_weights(graph_model.graph, call, len(request.inputs))
         for node in hierarchy.all_nodes(graph_model.graph):

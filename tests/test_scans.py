@@ -19,7 +19,7 @@ def text(batch: int, length: int) -> dict[str, Tensor]:
     return {"input_ids": torch.randint(1, 50, (batch, length))}
 
 
-@pytest.mark.parametrize("strategy", ["htp", "fx"])
+@pytest.mark.parametrize("strategy", ["usage_based", "htp", "fx"])
 def test_a_state_space_model_at_other_lengths(strategy: str, tmp_path: Path) -> None:
     torch.manual_seed(0)
     config = MambaConfig(
