@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import io
 import os
-from collections.abc import Iterable
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -13,7 +15,15 @@ from typing import Any, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from selector.baseline import Baseline, Record, Unmeasured, environment, new_baseline
+from selector.baseline import (
+    RUNS,
+    Baseline,
+    Record,
+    Unmeasured,
+    environment,
+    new_baseline,
+    replace_file,
+)
 from selector.errors import InvalidRequestError
 
 
@@ -73,28 +83,62 @@ class Contents:
     def baseline(self) -> Baseline:
         """The baseline of everything in it, in the order in which it was measured."""
         entries = self.entries.values()
-        whole = new_baseline(record for entry in entries for record in entry.records)
+        counts = Counter(self.run_of.values())
+        # Those that measured nothing are left out.
+        places = {number: place for place, number in enumerate(sorted(counts))}
+        whole = new_baseline(
+            record.model_copy(update={"run": places.get(self.run_of.get(entry.model, -1))})
+            for entry in entries
+            for record in entry.records
+        )
         return whole.model_copy(
             update={
                 "unmeasured": tuple(item.unmeasured for item in entries if item.unmeasured),
-                "environment": self._environment(),
+                "environment": self._environment({number: counts[number] for number in places}),
             }
         )
 
-    def _environment(self) -> dict[str, Any]:
-        """That of the last run, and in `runs` the settings of all that measured anything."""
+    def _environment(self, models: Mapping[int, int]) -> dict[str, Any]:
+        """That of the last run, and in `runs` the settings of those that measured models."""
         if not self.runs:
             return environment()
         common = self.runs[-1].environment
-        counts = [0] * len(self.runs)
-        for number in self.run_of.values():
-            counts[number] += 1
         told: list[dict[str, Any]] = []
-        for run, models in zip(self.runs, counts, strict=True):
+        for number, count in models.items():
+            run = self.runs[number]
             other = {} if run.environment == common else {"environment": run.environment}
-            if models:
-                told.append({"created": run.created, **run.settings, "models": models, **other})
-        return common | {"runs": told}
+            told.append({"created": run.created, **run.settings, "models": count, **other})
+        return common | {RUNS: told}
+
+    def lines(self) -> Iterator[bytes]:
+        """A journal that holds the same, each run followed by its entries."""
+        unknown = [entry for model, entry in self.entries.items() if model not in self.run_of]
+        yield from (_as_line(_Either(entry=entry)) for entry in unknown)
+        for number, run in enumerate(self.runs):
+            yield _as_line(_Either(run=run))
+            for model, entry in self.entries.items():
+                if self.run_of.get(model) == number:
+                    yield _as_line(_Either(entry=entry))
+
+
+def joined(journals: Iterable[Contents]) -> Contents:
+    """One journal of several; of two entries for a model the later one stays.
+
+    One with records, however, is not given up for one that says why there are none.
+    """
+    whole = Contents()
+    for journal in journals:
+        before = len(whole.runs)
+        whole.runs += journal.runs
+        for model, entry in journal.entries.items():
+            if entry.unmeasured and model in whole.entries:
+                continue
+            whole.entries.pop(model, None)
+            whole.entries[model] = entry
+            whole.run_of.pop(model, None)
+            if model in journal.run_of:
+                whole.run_of[model] = before + journal.run_of[model]
+    return whole
 
 
 def read(path: Path) -> Contents:
@@ -123,6 +167,30 @@ def read(path: Path) -> Contents:
     return contents
 
 
+def replace(path: Path, contents: Contents) -> None:
+    """Puts a journal in the place of one that may be there.
+
+    Raises:
+        InvalidRequestError: The folder cannot be written, or a collection writes that one.
+    """
+    with contextlib.ExitStack() as stack:
+        if path.exists():
+            _lock(stack.enter_context(path.open("r+b", buffering=0)), path)
+        replace_file(path, b"".join(contents.lines()))
+
+
+def _lock(file: io.FileIO, path: Path) -> None:
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        file.close()
+        raise InvalidRequestError(f"{path} is being written by another collection") from error
+
+
+def _as_line(line: _Either) -> bytes:
+    return (line.model_dump_json(exclude_defaults=True) + "\n").encode()
+
+
 def _whole_lines(path: Path) -> list[bytes]:
     if not path.exists():
         return []
@@ -146,11 +214,7 @@ class Journal:
             self._file: io.FileIO = path.open("r+b" if path.exists() else "wb", buffering=0)
         except OSError as error:
             raise InvalidRequestError(f"{path} cannot be written: {error.strerror}") from error
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            self._file.close()
-            raise InvalidRequestError(f"{path} is being written by another collection") from error
+        _lock(self._file, path)
         kept = sum(len(line) + 1 for line in _whole_lines(path))
         self._file.truncate(kept)
         self._file.seek(kept)
@@ -161,7 +225,7 @@ class Journal:
         self._write(_Either(entry=entry))
 
     def _write(self, line: _Either) -> None:
-        data = (line.model_dump_json(exclude_defaults=True) + "\n").encode()
+        data = _as_line(line)
         while data:
             data = data[self._file.write(data) :]
         os.fsync(self._file.fileno())

@@ -32,6 +32,7 @@ SCHEMA_VERSION = 1
 GZIP_MAGIC = b"\x1f\x8b"
 FOLDERS = re.compile(r"(?<![\w./:])/(?:[\w.+@-]+/)+")
 LONGEST_ERROR = 300
+RUNS = "runs"
 PACKAGES = ("torch", "transformers", "onnx", "onnxscript", "onnxruntime", "scikit-learn")
 
 
@@ -83,6 +84,7 @@ class Record(_Strict):
         dynamic_axes_ok: Whether every axis that may vary does; None for static candidates.
         ort_latency_seconds: Median seconds of one run of the example in ONNX Runtime.
         seed: Of the random weights, None for trained ones.
+        run: Index of the run that measured it in the environment's `runs`.
     """
 
     model: str = Field(min_length=1)
@@ -105,6 +107,7 @@ class Record(_Strict):
     dynamic_axes_ok: bool | None = None
     ort_latency_seconds: float | None = Field(default=None, ge=0)
     seed: int | None = None
+    run: int | None = Field(default=None, ge=0)
 
     @field_validator("features")
     @classmethod
@@ -149,7 +152,8 @@ class Baseline(_Strict):
     Attributes:
         schema_version: Of this form.
         created: Date and time, UTC.
-        environment: See `environment`; collections add their settings.
+        environment: See `environment`; collections add their `runs`, each with its settings
+            and, where it is another one, its environment.
         unmeasured: Models that were wanted and have no records, with the reason.
         records: What was measured.
         notes: What was left out on reading; not in the file.
@@ -301,9 +305,21 @@ def parse(content: Mapping[str, Any], path: Path) -> Baseline:
         msg = f"{path}: schema_version is {given!r}, and this version reads {SCHEMA_VERSION}"
         raise InvalidRequestError(msg)
     try:
-        return Baseline.model_validate(content)
+        found = Baseline.model_validate(content)
     except ValidationError as error:
         raise InvalidRequestError(f"{path}: {_first_problem(error)}") from error
+    _require_runs(found, path)
+    return found
+
+
+def _require_runs(baseline: Baseline, path: Path) -> None:
+    runs = baseline.environment.get(RUNS, [])
+    if not isinstance(runs, list) or not all(isinstance(run, dict) for run in runs):
+        raise InvalidRequestError(f"{path}: environment.{RUNS} is no list of objects")
+    for number, item in enumerate(baseline.records, 1):
+        if item.run is not None and item.run >= len(runs):
+            msg = f"{path}: record {number}, field run: there is no run {item.run}"
+            raise InvalidRequestError(msg)
 
 
 def _first_problem(error: ValidationError) -> str:
@@ -360,14 +376,20 @@ def replace_file(path: Path, content: bytes) -> None:
 def merge(baselines: Sequence[Baseline]) -> Baseline:
     """One baseline of all records; of two on the same model and candidate the later one stays."""
     kept: dict[tuple[Any, ...], Record] = {}
+    runs: list[dict[str, Any]] = []
     for baseline in baselines:
         for item in baseline.records:
-            kept[item.model, item.config_digest, item.candidate, item.seed] = item
+            moved = None if item.run is None else item.run + len(runs)
+            told = item.model_copy(update={"run": moved})
+            kept[item.model, item.config_digest, item.candidate, item.seed] = told
+        common = {name: told for name, told in baseline.environment.items() if name != RUNS}
+        runs += ({"environment": common, **run} for run in baseline.environment.get(RUNS, ()))
     merged = new_baseline(kept.values())
     models = {item.model for item in merged.records}
     failed = {item.model: item for baseline in baselines for item in baseline.unmeasured}
     update = {
         "unmeasured": tuple(item for name, item in failed.items() if name not in models),
         "notes": tuple(note for baseline in baselines for note in baseline.notes),
+        "environment": merged.environment | ({RUNS: runs} if runs else {}),
     }
     return merged.model_copy(update=update)

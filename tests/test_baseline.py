@@ -188,6 +188,35 @@ def test_of_two_records_on_the_same_the_later_one_stays() -> None:
     assert merged.records[0].export_seconds == 2
 
 
+def test_runs_are_merged_with_what_they_measured(tmp_path: Path) -> None:
+    def collected(model: str, cores: int) -> baseline.Baseline:
+        environment = {"cores": cores, "runs": [{"seed": cores}]}
+        whole = baseline.new_baseline([record(model=model, run=0)])
+        return whole.model_copy(update={"environment": environment})
+
+    merged = baseline.merge(
+        [collected("a", 2), baseline.new_baseline([record()]), collected("b", 4)]
+    )
+    runs = merged.environment["runs"]
+    assert runs == [{"environment": {"cores": n}, "seed": n} for n in (2, 4)]
+    assert [item.run for item in merged.records] == [0, None, 1]
+    path = tmp_path / "baseline.json"
+    baseline.write(merged, path)
+    assert baseline.read(path).records == merged.records
+
+
+@pytest.mark.parametrize(
+    ("environment", "problem"),
+    [({"runs": [{}]}, r"record 1, field run: there is no run 1"), ({"runs": 3}, "no list")],
+)
+def test_a_run_that_is_not_told_of_is_refused(
+    tmp_path: Path, environment: dict[str, Any], problem: str
+) -> None:
+    whole = baseline.new_baseline([record(run=1)]).model_copy(update={"environment": environment})
+    with pytest.raises(InvalidRequestError, match=problem):
+        baseline.write(whole, tmp_path / "baseline.json")
+
+
 # The seed's formats
 
 

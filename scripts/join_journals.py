@@ -1,0 +1,72 @@
+"""Joins what several machines collected into one journal, and writes its baseline.
+
+python -m scripts.join_journals A.journal.jsonl B.journal.jsonl --out FILE.json.gz
+
+A collection into the same output goes on from there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from scripts import collection_journal
+from scripts.collect_baselines import journal_path
+from scripts.collection_journal import Contents
+from selector import baseline
+from selector.errors import InvalidRequestError
+
+# What may differ between runs without a word; limits and seeds decide what is right.
+UNTOLD = frozenset({"jobs", "backend"})
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Joins them; returns the exit code."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("journals", type=Path, nargs="+", metavar="JOURNAL")
+    parser.add_argument("--out", type=Path, metavar="FILE", required=True)
+    options = parser.parse_args(arguments)
+    try:
+        return _join(options.journals, options.out)
+    except InvalidRequestError as error:
+        print(error, file=sys.stderr)
+        return 2
+
+
+def _join(journals: Sequence[Path], out: Path) -> int:
+    target = journal_path(out)
+    if target.exists() and not any(path.samefile(target) for path in journals if path.exists()):
+        raise InvalidRequestError(f"{target} is there already: join it too, or remove it")
+    parts = []
+    for path in journals:
+        if not path.is_file():
+            raise InvalidRequestError(f"there is no journal {path}")
+        parts.append(collection_journal.read(path))
+        print(f"{path}: {len(parts[-1].entries)} models")
+    whole = collection_journal.joined(parts)
+    for difference in _differences(whole):
+        print(difference)
+    found = whole.baseline()
+    collection_journal.replace(target, whole)
+    baseline.write(found, out)
+    print(f"{len(whole.entries)} models, {len(found.records)} records in {out}")
+    return 0
+
+
+def _differences(whole: Contents) -> Iterator[str]:
+    """What the runs that measured something have not in common, a line each."""
+    runs = [whole.runs[number] for number in sorted(set(whole.run_of.values()))]
+    told = [
+        {**run.environment, **run.environment.get("versions", {}), **run.settings} for run in runs
+    ]
+    names = dict.fromkeys(name for item in told for name in item)
+    for name in names:
+        values = dict.fromkeys(str(item.get(name)) for item in told)
+        if len(values) > 1 and name not in UNTOLD | {"versions"}:
+            yield f"the runs differ in {name}: {', '.join(values)}"
+
+
+if __name__ == "__main__":
+    sys.exit(main())
