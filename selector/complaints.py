@@ -8,13 +8,17 @@ import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
+from pathlib import Path
 from typing import Any
 
 import torch
 
+import selector
+import strategies
 from selector.shape_docs import DocumentedShape, documented_symbols
 
 RAISED_BELOW = 4
+NOT_OWN = tuple(str(Path(module.__file__ or "").parent) for module in (torch, strategies, selector))
 
 Shapes = Mapping[str, tuple[int, ...]]
 
@@ -61,10 +65,22 @@ class Complaint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Place:
-    """Where an error passed through: the statement's source, and the values around it."""
+    """Where an error passed through.
 
+    Attributes:
+        file: The source file.
+        source: The statement, and what stands above it where it raises.
+        values: The variables around it.
+    """
+
+    file: str
     source: str
     values: Mapping[str, Any]
+
+    @property
+    def own(self) -> bool:
+        """Whether this is the model's code, not torch's nor what runs it without weights."""
+        return not self.file.startswith(NOT_OWN)
 
 
 def places(error: BaseException) -> list[Place]:
@@ -79,7 +95,8 @@ def places(error: BaseException) -> list[Place]:
             # What it depends on stands above it.
             start = max(start - RAISED_BELOW, code.co_firstlineno)
         lines = (linecache.getline(code.co_filename, n) for n in range(start, (end or start) + 1))
-        found.append(Place(source="".join(lines), values=step.tb_frame.f_locals))
+        values = step.tb_frame.f_locals
+        found.append(Place(file=code.co_filename, source="".join(lines), values=values))
         step = step.tb_next
     return found[::-1]
 
@@ -100,7 +117,7 @@ def _unpacked(found: re.Match[str], error: BaseException, shapes: Shapes) -> Ite
     symbols = documented_symbols(named[1]) if named else ()
     for name in _named(error, shapes):
         yield Complaint(name=name, rank=int(found[1]))
-        if len(symbols) == int(found[1]):
+        if len(symbols) == int(found[1]) and "_" not in symbols:
             shape = DocumentedShape(symbols=symbols, kind=None)
             yield Complaint(name=name, rank=len(symbols), shape=shape)
 
@@ -120,12 +137,11 @@ def _unequal(found: re.Match[str], error: BaseException, shapes: Shapes) -> Iter
 
 
 def _named(error: BaseException, shapes: Shapes) -> list[str]:
-    """The inputs of the shape of a tensor that the innermost such statement names."""
-    for place in places(error):
-        words = dict.fromkeys(re.findall(r"\w+", place.source))
-        if names := [name for word in words for name in _same(place.values.get(word), shapes)]:
-            return names
-    return []
+    """The inputs of the shape of a tensor that the model's innermost statement names."""
+    place = next((place for place in places(error) if place.own), None)
+    values = place.values if place else {}
+    words = dict.fromkeys(re.findall(r"\w+", place.source if place else ""))
+    return [name for word in words for name in _same(values.get(word), shapes)]
 
 
 def _convolved(found: re.Match[str], _: BaseException, shapes: Shapes) -> Iterator[Complaint]:
@@ -173,9 +189,10 @@ def _multiplied(found: re.Match[str], _: BaseException, shapes: Shapes) -> Itera
 
 
 def _reshaped(found: re.Match[str], _: BaseException, shapes: Shapes) -> Iterator[Complaint]:
+    wanted, given = math.prod(_numbers(found[1])), int(found[2])
     for name, shape in shapes.items():
-        if math.prod(shape) == int(found[2]):
-            yield Complaint(name=name, rank=2, sizes={-1: math.prod(_numbers(found[1]))})
+        if math.prod(shape) == given > wanted:
+            yield Complaint(name=name, rank=2, sizes={-1: wanted})
 
 
 def _documented(found: re.Match[str], error: BaseException, shapes: Shapes) -> Iterator[Complaint]:

@@ -189,6 +189,8 @@ def _embeddings(name: str, facts: Facts) -> list[InputSpec]:
     """What stands in for tokens or patches; as wide as any part of the model."""
     widths = [find_int(scope, *WIDTH_NAMES) for _, scope in scopes(facts.config)]
     length = f"{name.removesuffix('_embeds').removesuffix('_hidden_states')}_length"
+    if name.endswith("_embeds") and "input_ids" not in facts.parameters:
+        length = sequence_axis("")
     axes: list[Axes] = [("batch_size", length, width) for width in widths if width]
     channels = find_int(facts.config, "channels", "audio_channels")
     if channels and name == "hidden_states":
@@ -313,6 +315,8 @@ def _documented_axis(name: str, symbol: str, facts: Facts) -> int | str | None:
     if symbol.isidentifier() and symbol.endswith(("sequence_length", "seq_len", "seq_length")):
         return _length_axis(name)
     size = evaluate(symbol, lambda word: find_int(facts.config, word))
+    if size is None and symbol.startswith("num_"):
+        size = find_int(facts.config, f"max_{symbol}")
     return symbol if size is None and symbol.isidentifier() else size
 
 

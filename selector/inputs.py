@@ -102,7 +102,7 @@ def make_inputs(  # noqa: PLR0913 - one keyword per thing that a user may say ab
         )
         error = error or refused
         if settled is not None:
-            notes = [_left_out(name) for name in names if name not in kept]
+            notes = [_left_out(name) for name in names if name not in settled.names]
             break
     if settled is None:
         raise _refused(names, specs_of, facts, error, own) from error

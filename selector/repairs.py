@@ -10,7 +10,7 @@ from selector import input_rules, placeholders, sizing
 from selector.cases import ExampleInputs, InputSpec
 from selector.complaints import Complaint, Place, complaints, places
 from selector.facts import Facts
-from selector.proposing import COMPUTED, NEVER, agree, insisting
+from selector.proposing import COMPUTED, IMAGES, NEVER, agree, insisting
 
 UNEXPECTED = re.compile(r"unexpected keyword argument '(\w+)'")
 UNLIKE = re.compile(r"size \((\d+)\*(\d+)\) doesn't match model \((\d+)\*(\d+)\)")
@@ -20,8 +20,9 @@ INNER = re.compile(
     r"tensor a \((\d+)\) must match the size of tensor b \((\d+)\)"
     r"|Expected (?:size )?(\d+) (?:in dimension \d+ )?but got (?:size )?(\d+)"
 )
+SPLIT = re.compile(r"size at dimension 0\), but got split_sizes=\[([\d, ]+)\]")
 TOO_SMALL = re.compile(r"image\b.*\btoo small", re.IGNORECASE)
-IMAGE = ("height", "width")
+SIDES = ("height", "width")
 MOST_SIZES = 3
 
 
@@ -33,6 +34,7 @@ def sure(proposal: ExampleInputs, error: Exception, facts: Facts) -> Iterator[Ex
     yield from _rescaled(proposal, text)
     yield from _with_missing(proposal, _mentioned(text, error, facts), facts)
     yield from _reshaped(proposal, error, facts)
+    yield from _split(proposal, text, facts)
     yield from insisting(proposal, facts)
     yield from placeholders.sought(proposal, error, facts)
 
@@ -56,10 +58,10 @@ def _answers(
     own: InputSpec, complaint: Complaint, proposal: ExampleInputs, facts: Facts
 ) -> Iterator[InputSpec]:
     """Other ways to make the input up that the complaint asks for."""
-    if complaint.shape is not None:
+    fitting = _fitting(complaint, proposal, facts)
+    if complaint.shape is not None and not fitting:
         yield from input_rules.as_documented(complaint.name, complaint.shape, facts)
         return
-    fitting = _fitting(complaint, proposal, facts)
     yield from fitting
     fixed = complaint.sizes and all(isinstance(own.axes[index], int) for index in complaint.sizes)
     if not fitting and fixed and len(own.axes) == (complaint.rank or len(own.axes)):
@@ -109,10 +111,10 @@ def _rescaled(proposal: ExampleInputs, text: str) -> Iterator[ExampleInputs]:
         for axis, size, want in (("height", height, wanted[0]), ("width", width, wanted[1])):
             if axis in sizes:
                 sizes[axis] = sizes[axis] * want // size
-        others = {axis: size for axis, size in proposal.other_sizes.items() if axis not in IMAGE}
+        others = {axis: size for axis, size in proposal.other_sizes.items() if axis not in SIDES}
         yield replace(proposal, sizes=sizes, other_sizes=others)
     elif TOO_SMALL.search(text) and "height" in proposal.sizes:
-        yield _multiplied(proposal, IMAGE, 2)
+        yield _multiplied(proposal, SIDES, 2)
     elif found := MULTIPLE.search(text):
         step, size = int(found[1]), int(found[2])
         sizes, others = {**proposal.sizes}, {**proposal.other_sizes}
@@ -121,6 +123,20 @@ def _rescaled(proposal: ExampleInputs, text: str) -> Iterator[ExampleInputs]:
             if axis in others:
                 others[axis] = sizes[axis] + step
             yield replace(proposal, sizes=sizes, other_sizes=others)
+
+
+def _split(proposal: ExampleInputs, text: str, facts: Facts) -> Iterator[ExampleInputs]:
+    """The same with as many pieces of each row's image as its size makes."""
+    found = SPLIT.search(text)
+    counts = {int(count) for count in re.findall(r"\d+", found[1])} if found else set()
+    for own in proposal.specs if len(counts) == 1 else ():
+        for spec in input_rules.alternatives(own.name, facts):
+            if own.name in IMAGES and "num_images" in spec.axes:
+                specs = tuple(spec if one is own else one for one in proposal.specs)
+                better = _resized(proposal, specs, facts)
+                others = {k: v for k, v in better.other_sizes.items() if k != "num_images"}
+                sizes = {**better.sizes, "num_images": counts.copy().pop()}
+                yield replace(better, sizes=sizes, other_sizes=others)
 
 
 def _multiplied(proposal: ExampleInputs, axes: Sequence[str], factor: int) -> ExampleInputs:
