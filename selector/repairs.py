@@ -59,10 +59,10 @@ def _answers(
 ) -> Iterator[InputSpec]:
     """Other ways to make the input up that the complaint asks for."""
     fitting = _fitting(complaint, proposal, facts)
-    if complaint.shape is not None and not fitting:
+    yield from fitting
+    if complaint.shape is not None:
         yield from input_rules.as_documented(complaint.name, complaint.shape, facts)
         return
-    yield from fitting
     fixed = complaint.sizes and all(isinstance(own.axes[index], int) for index in complaint.sizes)
     if not fitting and fixed and len(own.axes) == (complaint.rank or len(own.axes)):
         axes = list(own.axes)
