@@ -5,14 +5,16 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from selector.chain import Attempt, Budget, ChainResult, ProgressCallback, run_chain
 from selector.errors import InvalidRequestError
+from selector.hindsight import failures_of
 from selector.publishing import plan_target, publish
 from selector.ranking import prepare_ranker, rank_candidates
-from selector.request import DEFAULT_ATTEMPT_SECONDS, DEFAULT_OPSET, check_options
+from selector.request import DEFAULT_OPSET, check_options
 from selector.source import ModelSource
 from selector.steps import Study, StudyOrder, Verified
 from selector.workshop import Workshop, model_name
@@ -101,7 +103,8 @@ def auto_export(  # noqa: PLR0913 - every argument is one thing a user may want 
         verify: "full"; "light", for models too large to run, checks the file's structure
             and the numbers of a copy with few layers and random weights; "off" nothing.
         time_budget: Seconds for all attempts together.
-        attempt_timeout: Seconds for each attempt, 900 by default.
+        attempt_timeout: Seconds for each attempt; by default many times what the ranker
+            expects of it, at least two minutes.
         revision: Branch, tag or commit on the Hub.
         token: Hub token; by default the one `huggingface_hub` finds.
         trust_remote_code: Whether code in the model's repository may run.
@@ -122,7 +125,7 @@ def auto_export(  # noqa: PLR0913 - every argument is one thing a user may want 
         tolerance=tolerance, time_budget=time_budget, attempt_timeout=attempt_timeout,
         weights=weights, ranker=ranker,
     )  # fmt: skip
-    budget = Budget.starting_now(time_budget, attempt_timeout or DEFAULT_ATTEMPT_SECONDS)
+    budget = Budget.starting_now(time_budget, attempt_timeout)
     target = plan_target(output, model_name(model))
     with Workshop(target.staging_parent, progress) as workshop:
         workshop.load(
@@ -133,20 +136,19 @@ def auto_export(  # noqa: PLR0913 - every argument is one thing a user may want 
         study = workshop.study(
             StudyOrder(task=task, given=inputs, dynamic=bool(dynamic), verify=verify)
         )
-        order = rank_candidates(
-            study.features,
-            candidates(study, strategy=strategy, dynamic=dynamic),
-            objective=objective,
-            ranker=ranker,
-        )
+
+        rank = partial(rank_candidates, study.features, objective=objective, ranker=ranker)
+        order = rank(candidates(study, strategy=strategy, dynamic=dynamic))
         chain = run_chain(
-            [ranked.candidate for ranked in order.order],
+            order.candidates,
             workshop.attempts(
                 study, opset=opset or DEFAULT_OPSET, weights=weights, verify=verify,
                 tolerance=tolerance, data_stem=target.data_stem,
             ),
             budget=budget,
+            time_limits={item.candidate: item.time_limit for item in order.order},
             on_attempt=lambda attempt: _ended(attempt, study, workshop, verify),
+            reconsider=lambda left, tried: rank(left, failed=failures_of(tried)).candidates,
         )  # fmt: skip
         path = publish(
             chain.value.artifact.path.parent,

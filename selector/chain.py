@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Generic, TypeVar
 
 import tenacity
@@ -17,9 +18,8 @@ from selector.errors import (
     StrategyError,
     StrategyUnavailableError,
     VerificationError,
-    VoidReadError,
 )
-from strategies.base import REAL, VOID, Candidate
+from strategies.base import Candidate
 from strategies.isolation import Limits, Outcome
 
 Value = TypeVar("Value")
@@ -106,32 +106,41 @@ class Budget:
         """Whether no time is left."""
         return self.deadline is not None and time.monotonic() >= self.deadline
 
-    def limits(self) -> Limits:
-        """What the next attempt may use."""
-        seconds = [self.attempt_seconds] if self.attempt_seconds is not None else []
+    def limits(self, usual: float | None = None) -> Limits:
+        """What the next attempt may use, which usually is so many seconds."""
+        own = usual if self.attempt_seconds is None else self.attempt_seconds
+        seconds = [] if own is None else [own]
         if self.deadline is not None:
             seconds.append(max(self.deadline - time.monotonic(), 0.1))
         return Limits(seconds=min(seconds, default=None))
 
 
-def run_chain(
+def _as_is(waiting: Sequence[Candidate], _: Sequence[Attempt]) -> Sequence[Candidate]:
+    return waiting
+
+
+def run_chain(  # noqa: PLR0913 - what to try, how, how long, and who is told
     candidates: Sequence[Candidate],
     run: Callable[[Candidate, Limits], Outcome[Value]],
     *,
     budget: Budget | None = None,
+    time_limits: Mapping[Candidate, float] = MappingProxyType({}),
     on_attempt: Callable[[Attempt], None] = lambda _: None,
+    reconsider: Callable[[Sequence[Candidate], Sequence[Attempt]], Sequence[Candidate]] = _as_is,
 ) -> ChainResult[Value]:
     """Tries one candidate after the other until one succeeds.
 
     Only the `StrategyError` family moves the chain on; any other error is a bug, or the
-    user's wish to stop, and passes through. What a candidate without weights failed of says
-    when to try the same one with weights, see `reconsidered`.
+    user's wish to stop, and passes through.
 
     Args:
         candidates: In order of preference.
         run: Makes one attempt, in a process of its own.
         budget: How long it may take.
+        time_limits: Seconds after which an attempt is stopped, where the budget does not say.
         on_attempt: Called with the record of every finished attempt.
+        reconsider: After a failure, the order of those that are left, from them and from what
+            was tried.
 
     Raises:
         AllStrategiesFailedError: None succeeded, or the time was up first.
@@ -142,13 +151,12 @@ def run_chain(
 
     def attempt_next() -> ChainResult[Value]:
         candidate = waiting.pop(0)
-        outcome = run(candidate, budget.limits())
+        outcome = run(candidate, budget.limits(time_limits.get(candidate)))
         record = record_attempt(len(attempts) + 1, candidate, outcome)
         attempts.append(record)
         on_attempt(record)
-        if record.error and not isinstance(record.error, StrategyUnavailableError):
-            read = isinstance(record.error, VoidReadError)
-            waiting[:] = reconsidered(waiting, candidate, read_weights=read)
+        if record.error and waiting:
+            waiting[:] = reconsider(waiting, attempts)
         return ChainResult(value=outcome.value(), candidate=candidate, attempts=tuple(attempts))
 
     def nothing_left(_: tenacity.RetryCallState) -> bool:
@@ -163,27 +171,6 @@ def run_chain(
         return retrying(attempt_next)
     except StrategyError:
         raise _failure(attempts, waiting) from attempts[0].error
-
-
-def reconsidered(
-    waiting: Sequence[Candidate], failed: Candidate, *, read_weights: bool
-) -> list[Candidate]:
-    """What to try next, where a candidate without weights told of its twin with them.
-
-    Args:
-        waiting: In order of preference.
-        failed: What was tried.
-        read_weights: Whether it failed because forward reads a weight's value. Only then the
-            twin can do better, and is next. Else the two fail alike, nearly always, and the
-            twin comes after all others that are as dynamic.
-    """
-    twin = replace(failed, weights=REAL)
-    if failed.weights != VOID or twin not in waiting:
-        return list(waiting)
-    others = [item for item in waiting if item != twin]
-    alike = (at for at, item in enumerate(others, 1) if item.dynamic == twin.dynamic)
-    place = 0 if read_weights else max(alike, default=0)
-    return [*others[:place], twin, *others[place:]]
 
 
 def outcome_name(error: Exception | None) -> str:

@@ -152,7 +152,12 @@ def _export(parser: argparse.ArgumentParser) -> None:
         metavar="TIME",
         help="for everything together: 90s, 10m, 1h30m",
     )
-    limits("--attempt-timeout", type=parse_duration, metavar="TIME", help="for one attempt (15m)")
+    limits(
+        "--attempt-timeout",
+        type=parse_duration,
+        metavar="TIME",
+        help="for one attempt, by default many times what it should take",
+    )
     _file(parser)
     _inputs(parser)
     _output(parser)

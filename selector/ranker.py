@@ -8,6 +8,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from selector.features import FAMILIES, MODALITIES, ModelFeatures
+from selector.hindsight import Failure, Hindsight
 from strategies.base import REAL, VOID, Candidate
 from strategies.registry import BUILTIN
 
@@ -30,6 +31,9 @@ COUNTS = (
 # How many measurements of a candidate weigh as much as what its rate alone says.
 PRIOR_WEIGHT = 4.0
 FASTEST, SLOWEST = 0.02, 3600.0
+# Of an attempt's time limit: so many standard deviations above what is expected, and at least so
+# many times that, and these seconds.
+SURPRISES, LEAST_ROOM, LEAST_LIMIT = 4.0, 8.0, 120.0
 LEAST_PROBABILITY, GREATEST_PROBABILITY = 0.01, 0.99
 
 
@@ -82,24 +86,39 @@ class FittedRanker:
     Attributes:
         classifier: Calibrated probability of success from `vector`.
         clock: Logarithm of an attempt's seconds from `vector` and the outcome.
+        clock_spread: Standard deviation of its error, on families that it did not see.
         latency: Logarithm of the file's seconds per run from `vector`.
+        hindsight: What the failure of one candidate says of another.
         tallies: By candidate, by strategy, and by family and candidate.
         medians: By what is measured, then by candidate, by strategy, and over all (``).
     """
 
     classifier: Any = None
     clock: Any = None
+    clock_spread: float = 1.0
     latency: Any = None
+    hindsight: Hindsight = field(default_factory=Hindsight)
     tallies: Mapping[str, Tally] = field(default_factory=dict)
     medians: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
 
     def probabilities(
+        self,
+        features: ModelFeatures,
+        candidates: Sequence[Candidate],
+        failed: Sequence[Failure] = (),
+    ) -> list[float]:
+        """The probability that each candidate gives a verified file, now that others failed."""
+        chances = self._unconditional(features, [*candidates, *(item.candidate for item in failed)])
+        known = list(zip(failed, chances[len(candidates) :], strict=True))
+        return [
+            self.hindsight.revised(chance, candidate, known)
+            for candidate, chance in zip(candidates, chances, strict=False)
+        ]
+
+    def _unconditional(
         self, features: ModelFeatures, candidates: Sequence[Candidate]
     ) -> list[float]:
-        """The probability that each candidate gives a verified file.
-
-        The classifier's word counts the more, the more often the candidate was measured.
-        """
+        """The classifier's word counts the more, the more often the candidate was measured."""
         rates = [self._rate(candidate) for candidate in candidates]
         if self.classifier is None or not candidates:
             return rates
@@ -119,6 +138,11 @@ class FittedRanker:
             return [self._usual_seconds(candidate, success=success) for candidate in candidates]
         logarithms = self.clock.predict(timed_matrix(features, candidates, success=success))
         return [min(max(math.exp(item), FASTEST), SLOWEST) for item in logarithms.tolist()]
+
+    def time_limit(self, seconds: float) -> float:
+        """Seconds that an attempt hardly ever takes, where so many are expected of a right one."""
+        room = max(math.exp(SURPRISES * self.clock_spread), LEAST_ROOM)
+        return min(max(room * seconds, LEAST_LIMIT), SLOWEST)
 
     def quality(
         self, objective: str, features: ModelFeatures, candidates: Sequence[Candidate]

@@ -21,9 +21,10 @@ import platformdirs
 
 from selector import baseline
 from selector.errors import InvalidRequestError, RankerError
+from selector.hindsight import Counts, Hindsight
 from selector.ranker import FittedRanker, Tally, feature_names
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 FILE_NAME = "ranker.joblib"
 BASELINES = ("baseline.json.gz", "baseline.json")
 RETRAIN = "run `autoexport retrain BASELINE.json`"
@@ -143,7 +144,11 @@ def _dump(ranker: FittedRanker) -> bytes:
     content = {
         "classifier": ranker.classifier,
         "clock": ranker.clock,
+        "clock_spread": ranker.clock_spread,
         "latency": ranker.latency,
+        "hindsight": {
+            name: (item.right, item.wrong) for name, item in ranker.hindsight.counts.items()
+        },
         "tallies": {name: (tally.right, tally.tried) for name, tally in ranker.tallies.items()},
         "medians": {name: dict(values) for name, values in ranker.medians.items()},
     }
@@ -184,7 +189,8 @@ def _unpickle(content: bytes, path: Path) -> FittedRanker:
     try:
         fields = joblib.load(io.BytesIO(content))
         tallies = {name: Tally(*numbers) for name, numbers in fields["tallies"].items()}
-        return FittedRanker(**{**fields, "tallies": tallies})
+        counts = {name: Counts(*numbers) for name, numbers in fields["hindsight"].items()}
+        return FittedRanker(**{**fields, "tallies": tallies, "hindsight": Hindsight(counts=counts)})
     except Exception as error:
         raise RankerError(f"{path} cannot be loaded: {error}; {RETRAIN}") from error
 

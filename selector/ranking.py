@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from selector.errors import InvalidRequestError, RankerError
+from selector.hindsight import Failure, twins_apart
 from selector.ranker import FREEZING, LOWERINGS, FittedRanker, twin_with_weights
 from selector.ranker_files import Chosen, choose
 from strategies.base import VOID, Candidate
@@ -29,6 +30,8 @@ OBJECTIVES = {
 QUALITIES = frozenset({"latency", "size", "coverage"})
 LOWERING_NAMES = {"torchscript": "TorchScript has no symbolic", "torchlib": "torchlib has nothing"}
 HARDLY = 0.1
+# Seconds for an attempt of which nothing is known: everything that was measured took less.
+USUAL_LIMIT = 900.0
 # How much dearer a candidate without weights must look than its twin with them to come after
 # it. On the small models of a baseline the two differ by noise; on large ones by far, and the
 # other way.
@@ -50,6 +53,7 @@ class RankedCandidate:
             of failure, else what the objective measures; None in the static order. A
             candidate without weights stands before its twin with them unless it is clearly
             worse.
+        time_limit: Seconds after which an attempt is stopped unless the user says otherwise.
         reasons: Why it stands here, short sentences.
     """
 
@@ -57,6 +61,7 @@ class RankedCandidate:
     success_probability: float | None = None
     expected_seconds: float | None = None
     score: float | None = None
+    time_limit: float = USUAL_LIMIT
     reasons: tuple[str, ...] = ()
 
 
@@ -74,6 +79,11 @@ class Ranking:
     trained: bool
     note: str | None = None
 
+    @property
+    def candidates(self) -> tuple[Candidate, ...]:
+        """Those in the order, without the reasons."""
+        return tuple(item.candidate for item in self.order)
+
 
 def rank_candidates(
     features: ModelFeatures | None,
@@ -81,6 +91,7 @@ def rank_candidates(
     *,
     objective: str = "time",
     ranker: str | os.PathLike[str] | FittedRanker | None = None,
+    failed: Sequence[Failure] = (),
 ) -> Ranking:
     """Orders candidates by what they are expected to cost.
 
@@ -94,6 +105,7 @@ def rank_candidates(
         objective: One of `OBJECTIVES`.
         ranker: Path of an artefact, or a ranker itself; None for the user's own or the
             shipped one. Where it is refused, the note says why and what served instead.
+        failed: What was tried before, in order.
 
     Raises:
         InvalidRequestError: There is no such objective.
@@ -101,11 +113,23 @@ def rank_candidates(
     if objective not in OBJECTIVES:
         msg = unknown_name_message("objective", objective, tuple(OBJECTIVES))
         raise InvalidRequestError(msg)
+    ranking = _ranked(features, candidates, objective, ranker, failed)
+    entries = {item.candidate: item for item in ranking.order}
+    return replace(ranking, order=tuple(entries[item] for item in twins_apart([*entries], failed)))
+
+
+def _ranked(
+    features: ModelFeatures | None,
+    candidates: Sequence[Candidate],
+    objective: str,
+    ranker: str | os.PathLike[str] | FittedRanker | None,
+    failed: Sequence[Failure],
+) -> Ranking:
     if features is None:
         return static_ranking(None, candidates, "the model's features are not known", objective)
     try:
         chosen = _chosen(ranker)
-        entries = _predict(chosen.ranker, features, candidates)
+        entries = _predict(chosen.ranker, features, candidates, failed)
     except RankerError as error:
         return static_ranking(features, candidates, str(error), objective)
     ranking = _ordered(chosen.ranker, features, entries, objective)
@@ -163,11 +187,14 @@ def _chosen(ranker: str | os.PathLike[str] | FittedRanker | None) -> Chosen:
 
 
 def _predict(
-    fitted: FittedRanker, features: ModelFeatures, candidates: Sequence[Candidate]
+    fitted: FittedRanker,
+    features: ModelFeatures,
+    candidates: Sequence[Candidate],
+    failed: Sequence[Failure],
 ) -> list[RankedCandidate]:
     """Probability and expected seconds of each, and what speaks for and against it."""
     try:
-        chances = fitted.probabilities(features, candidates)
+        chances = fitted.probabilities(features, candidates, failed)
         right = fitted.seconds(features, candidates, success=True)
         wrong = fitted.seconds(features, candidates, success=False)
     except (ValueError, AttributeError, TypeError) as error:
@@ -183,6 +210,7 @@ def _predict(
                 success_probability=chance,
                 expected_seconds=seconds,
                 score=seconds / chance,
+                time_limit=fitted.time_limit(success),
                 reasons=(learned, *_facts(features, candidate)),
             )
         )
@@ -216,16 +244,7 @@ def _ordered(
         rounded = place if measured is None else float(f"{place:.1e}")
         return not candidate.dynamic, hopeless, rounded, ties[candidate], candidate.weights != VOID
 
-    order = [
-        RankedCandidate(
-            candidate=item.candidate,
-            success_probability=item.success_probability,
-            expected_seconds=item.expected_seconds,
-            score=scores[item.candidate],
-            reasons=item.reasons,
-        )
-        for item in sorted(entries, key=key)
-    ]
+    order = [replace(item, score=scores[item.candidate]) for item in sorted(entries, key=key)]
     return Ranking(order=tuple(order), trained=True, note=note)
 
 

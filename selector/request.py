@@ -13,8 +13,6 @@ VERIFY_LEVELS = ("full", "light", "off")
 WEIGHTS = ("copy", "link", "embed")
 DYNAMIC = ("auto", True, False)
 DEFAULT_OPSET = 18
-# Long enough for everything that was measured; an export that hangs ends here.
-DEFAULT_ATTEMPT_SECONDS = 900.0
 # torchlib is written for 18; TorchScript's symbolics end at 20.
 OPSETS = range(18, 21)
 

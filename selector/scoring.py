@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
-from selector.chain import reconsidered
+from selector.hindsight import Failure, by_model, twins_apart
 from selector.ranking import rank_candidates, static_ranking
 from strategies.base import Candidate
 
@@ -74,7 +74,7 @@ def score_ranker(
         train = [row for row in rows if row.features.family not in families]
         ranker = fit(train)
         rates = replace(ranker, classifier=None, clock=None)
-        for of_model in _by_model(row for row in rows if row.features.family in families):
+        for of_model in by_model(row for row in rows if row.features.family in families):
             features, candidates = of_model[0].features, [row.candidate for row in of_model]
             chances = ranker.probabilities(features, candidates)
             plain = rates.probabilities(features, candidates)
@@ -97,13 +97,6 @@ def _folds(rows: Sequence[Row], folds: int) -> list[set[str]]:
     return [members for _, members in groups]
 
 
-def _by_model(rows: Iterable[Row]) -> list[list[Row]]:
-    models: defaultdict[str, list[Row]] = defaultdict(list)
-    for row in rows:
-        models[row.model].append(row)
-    return list(models.values())
-
-
 def _costs(rows: Sequence[Row], ranker: FittedRanker, rates: FittedRanker) -> _Costs | None:
     """What each order costs on one model, None where that is not defined."""
     right = [row for row in rows if row.success]
@@ -113,19 +106,31 @@ def _costs(rows: Sequence[Row], ranker: FittedRanker, rates: FittedRanker) -> _C
     # An oracle too wants dynamic axes, where they can be had.
     best = min(right, key=lambda row: (not row.candidate.dynamic, row.seconds))
 
-    def cost(order: Iterable[Candidate]) -> float:
-        return _seconds_to_success(order, rows)
+    def cost(order: Callable[[Sequence[Candidate], Sequence[Failure]], list[Candidate]]) -> float:
+        return seconds_to_success(rows, order)
 
-    def ranked(by: FittedRanker) -> list[Candidate]:
-        return [item.candidate for item in rank_candidates(features, candidates, ranker=by).order]
+    def ranked(by: FittedRanker) -> Callable[..., list[Candidate]]:
+        return lambda waiting, failed: [
+            item.candidate
+            for item in rank_candidates(features, waiting, ranker=by, failed=failed).order
+        ]
 
     static = static_ranking(features, _registered(candidates), "").order
     return _Costs(
         selector=cost(ranked(ranker)),
-        static=cost(item.candidate for item in static),
-        single_best=cost(ranked(rates)),
+        static=cost(fixed([item.candidate for item in static])),
+        single_best=cost(fixed(ranked(rates)(candidates, ()))),
         virtual_best=best.seconds or 0.0,
     )
+
+
+def fixed(order: Sequence[Candidate]) -> Callable[..., list[Candidate]]:
+    """An order that changes after a failure only as that of twins does."""
+
+    def left(waiting: Sequence[Candidate], failed: Sequence[Failure]) -> list[Candidate]:
+        return twins_apart([item for item in order if item in waiting], failed)
+
+    return left
 
 
 def _registered(candidates: Sequence[Candidate]) -> list[Candidate]:
@@ -136,16 +141,25 @@ def _registered(candidates: Sequence[Candidate]) -> list[Candidate]:
     return sorted(candidates, key=lambda item: (not item.dynamic, names.index(item.strategy)))
 
 
-def _seconds_to_success(order: Iterable[Candidate], rows: Sequence[Row]) -> float:
-    """What the chain would spend, which changes its order by how a try without weights ends."""
+def seconds_to_success(
+    rows: Sequence[Row],
+    order: Callable[[Sequence[Candidate], Sequence[Failure]], list[Candidate]],
+) -> float:
+    """What the chain would spend on one model, which orders anew after each failure.
+
+    Args:
+        rows: Of the model, each with its seconds.
+        order: Of candidates that are left, after what failed so far.
+    """
     by_candidate = {row.candidate: row for row in rows}
-    waiting, total = list(order), 0.0
+    waiting, failed, total = list(by_candidate), list[Failure](), 0.0
     while waiting:
-        row = by_candidate[waiting.pop(0)]
+        row = by_candidate[order(waiting, failed)[0]]
+        waiting.remove(row.candidate)
         total += row.seconds or 0.0
-        if row.success:
+        if row.failure is None:
             break
-        waiting = reconsidered(waiting, row.candidate, read_weights=row.read_weights)
+        failed.append(Failure(candidate=row.candidate, kind=row.failure))
     return total
 
 

@@ -13,8 +13,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from selector import baseline, experience, ranker_files
-from selector.errors import RankerError, VoidReadError
+from selector import baseline, experience, hindsight, ranker_files
+from selector.errors import AttemptTimeoutError, RankerError
 from selector.features import ModelFeatures
 from selector.ranker import (
     FittedRanker,
@@ -30,6 +30,9 @@ from strategies.base import Candidate
 FEWEST_ROWS = 24
 FOLDS = 5
 SEED = 0
+# Of the clock: how often what was stopped is estimated anew, and the least error believed.
+TURNS = 5
+LEAST_SPREAD = 0.1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,7 +44,8 @@ class Row:
         features: Of the model.
         candidate: What was tried.
         success: Whether a verified file came out.
-        read_weights: Whether it needed a weight's value, and had none.
+        failure: How it failed, see `hindsight.Failure.kind`; None for a success.
+        timed_out: Whether it was stopped, so that its seconds are a lower bound.
         seconds: Wall seconds of the attempt, verification included, or None.
         qualities: What was measured of the file: `latency` in seconds, `size` in bytes beyond
             the parameters per operator, `coverage` as the share of nodes that is not traced.
@@ -51,7 +55,8 @@ class Row:
     features: ModelFeatures
     candidate: Candidate
     success: bool
-    read_weights: bool
+    failure: str | None
+    timed_out: bool
     seconds: float | None
     qualities: Mapping[str, float]
 
@@ -163,7 +168,8 @@ def _row(record: baseline.Record, features: ModelFeatures) -> Row:
         features=features,
         candidate=record.candidate.candidate(),
         success=record.success,
-        read_weights=record.error_type == VoidReadError.__name__,
+        failure=None if record.success else hindsight.failure_kind(record.stage, record.error_type),
+        timed_out=record.error_type == AttemptTimeoutError.__name__,
         seconds=sum(times) if times else None,
         qualities={name: value for name, value in qualities.items() if value is not None}
         if record.success
@@ -175,10 +181,13 @@ def fit(rows: Sequence[Row]) -> FittedRanker:
     """Fits probability, seconds and latency; the same rows give the same ranker."""
     # What a file is like does not depend on whether it was captured with weights.
     files = [replace(row, candidate=twin_with_weights(row.candidate)) for row in rows]
+    clock, spread = _fit_clock(rows)
     return FittedRanker(
         classifier=_fit_classifier(rows),
-        clock=_fit_clock(rows),
+        clock=clock,
+        clock_spread=spread,
         latency=_fit_latency(files),
+        hindsight=hindsight.learn(rows),
         tallies=_tallies(rows),
         medians={
             "success_seconds": _medians(
@@ -233,17 +242,46 @@ def _calibration_folds(rows: Sequence[Row], targets: Any) -> list[tuple[Any, Any
     return folds if complete else None
 
 
-def _fit_clock(rows: Sequence[Row]) -> Any:
-    """Linear in the logarithms of sizes, so that it extrapolates to larger models."""
+def _fit_clock(rows: Sequence[Row]) -> tuple[Any, float]:
+    """The clock, linear in logarithms so that it extrapolates to larger models, and its spread.
+
+    Of an attempt that was stopped a lower bound is known. It counts with the seconds that are
+    expected above the bound, fitted in turns with the rest (Schmee and Hahn 1979).
+    """
     timed = [row for row in rows if row.seconds]
     if len(timed) < FEWEST_ROWS:
-        return None
+        return None, FittedRanker().clock_spread
     import numpy as np  # noqa: PLC0415 - as above
+    from scipy.stats import norm  # noqa: PLC0415 - as above
 
     values = np.vstack(
         [timed_matrix(row.features, [row.candidate], success=row.success) for row in timed]
     )
-    return _linear().fit(values, np.log([row.seconds or 1.0 for row in timed]))
+    bounds = np.log([row.seconds or 1.0 for row in timed])
+    stopped = np.asarray([row.timed_out for row in timed])
+    logarithms, clock = bounds.copy(), _linear().fit(values, bounds)
+    for _ in range(TURNS if stopped.any() else 0):
+        expected = clock.predict(values)
+        spread = max(float(np.std((logarithms - expected)[~stopped])), LEAST_SPREAD)
+        above = (bounds - expected) / spread
+        hazard = np.exp(norm.logpdf(above) - norm.logsf(above))
+        logarithms[stopped] = (expected + spread * hazard)[stopped]
+        clock = _linear().fit(values, logarithms)
+    return clock, _spread(values, logarithms, [row.features.family for row in timed])
+
+
+def _spread(values: Any, logarithms: Any, families: Sequence[str]) -> float:
+    """Standard deviation of the clock's error on families that it was not fitted on."""
+    import numpy as np  # noqa: PLC0415 - as above
+    from sklearn.model_selection import GroupKFold, cross_val_predict  # noqa: PLC0415 - as above
+
+    count = min(FOLDS, len(set(families)))
+    if count < 2:
+        return FittedRanker().clock_spread
+    found = cross_val_predict(
+        _linear(), values, logarithms, groups=families, cv=GroupKFold(n_splits=count)
+    )
+    return max(float(np.std(logarithms - found)), LEAST_SPREAD)
 
 
 def _fit_latency(rows: Sequence[Row]) -> Any:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import pickle
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
 
 import pytest
 
@@ -18,12 +17,10 @@ from selector.errors import (
     CaptureError,
     ExportError,
     InvalidRequestError,
-    LoweringError,
     ModelLoadError,
     StrategyError,
     StrategyUnavailableError,
     VerificationError,
-    VoidReadError,
 )
 from strategies.base import Candidate
 from strategies.isolation import Limits, Outcome
@@ -94,44 +91,18 @@ def test_when_all_fail_every_attempt_is_told_and_the_best_ranked_is_the_cause() 
     assert "too slow" in lines[2]
 
 
-VOID, REAL, HTP = (
-    Candidate(strategy="usage_based", weights="void"),
-    Candidate(strategy="usage_based"),
-    Candidate(strategy="htp"),
-)
-STATIC = [replace(item, dynamic=False) for item in (VOID, REAL, HTP)]
-AFTER_VOID = [
-    (VoidReadError("x"), [VOID, REAL, HTP]),
-    (pickle.loads(pickle.dumps(VoidReadError("x"))), [VOID, REAL, HTP]),  # noqa: S301 - our own bytes
-    (CaptureError("x"), [VOID, HTP, REAL]),
-    (LoweringError("x"), [VOID, HTP, REAL]),
-    (VerificationError("x", report=None), [VOID, HTP, REAL]),
-    (AttemptTimeoutError("x"), [VOID, HTP, REAL]),
-    (StrategyUnavailableError("x"), None),
-]
+def test_a_failure_lets_the_rest_be_reconsidered() -> None:
+    seen: list[list[str]] = []
 
+    def backwards(waiting: Sequence[Candidate], attempts: Sequence[Attempt]) -> list[Candidate]:
+        seen.append([attempt.outcome for attempt in attempts])
+        return list(waiting)[::-1]
 
-@pytest.mark.parametrize(("error", "order"), AFTER_VOID)
-@pytest.mark.parametrize("ranked", [[VOID, REAL, HTP], [VOID, HTP, REAL]])
-def test_how_a_try_without_weights_failed_says_when_its_twin_is_tried(
-    error: StrategyError, order: list[Candidate] | None, ranked: list[Candidate]
-) -> None:
     result = run_chain(
-        [*ranked, *STATIC],
-        outcomes({VOID: error, REAL: CaptureError("x"), HTP: CaptureError("x")}),
+        [FIRST, SECOND, THIRD], outcomes({FIRST: CaptureError("x")}), reconsider=backwards
     )
-    tried = [attempt.candidate for attempt in result.attempts]
-    assert tried == [*(order or ranked), STATIC[0]]
-
-
-def test_a_twin_that_is_not_offered_is_not_tried() -> None:
-    result = run_chain([VOID, HTP], outcomes({VOID: VoidReadError("x")}))
-    assert [attempt.candidate for attempt in result.attempts] == [VOID, HTP]
-
-
-def test_a_try_with_weights_says_nothing_of_its_twin() -> None:
-    result = run_chain([REAL, VOID, HTP], outcomes({REAL: CaptureError("x")}))
-    assert [attempt.candidate for attempt in result.attempts] == [REAL, VOID]
+    assert result.candidate == THIRD
+    assert seen == [["failed"]]
 
 
 def test_a_spent_budget_ends_the_chain_and_says_what_was_not_tried() -> None:
@@ -150,6 +121,20 @@ def test_an_attempt_gets_the_smaller_of_its_own_limit_and_what_is_left() -> None
     assert Budget.starting_now(100, 3).limits().seconds == 3
     assert Budget.starting_now(2, 30).limits().seconds == pytest.approx(2, abs=0.5)
     assert Budget().limits().seconds is None
+    assert Budget().limits(7).seconds == 7
+    assert Budget.starting_now(100, 3).limits(7).seconds == 3
+
+
+def test_each_candidate_has_its_own_limit_where_the_budget_does_not_say() -> None:
+    seen: list[float | None] = []
+
+    def run(candidate: Candidate, limits: Limits) -> Outcome[str]:
+        seen.append(limits.seconds)
+        return Outcome(error=CaptureError("x"), seconds=0.5)
+
+    with pytest.raises(AllStrategiesFailedError):
+        run_chain([FIRST, SECOND], run, time_limits={FIRST: 4})
+    assert seen == [4, None]
 
 
 def test_no_candidates_is_an_error() -> None:

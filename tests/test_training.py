@@ -16,7 +16,7 @@ from selector.errors import InvalidRequestError, RankerError
 from selector.ranker import FittedRanker, Tally
 from selector.ranker_files import load
 from selector.ranking import rank_candidates
-from selector.scoring import _seconds_to_success
+from selector.scoring import fixed, seconds_to_success
 from strategies.base import Candidate
 from strategies.registry import portfolio
 from tests import synthetic
@@ -59,6 +59,34 @@ def test_seconds_grow_with_the_model_and_differ_by_strategy(fitted: FittedRanker
     assert fast < slow
     assert fitted.seconds(large, [FX], success=True)[0] > slow
     assert fast == pytest.approx(1.1, rel=0.5)
+
+
+def test_seconds_of_what_was_stopped_are_a_lower_bound() -> None:
+    rows, _ = training.rows_of(synthetic.records())
+    stopped = [
+        replace(row, success=False, timed_out=row.success, seconds=min(row.seconds or 0.0, 5.0))
+        if row.candidate.strategy == "fx"
+        else row
+        for row in rows
+    ]
+    naive = [replace(row, timed_out=False) for row in stopped]
+    large = synthetic.model_features(layers=7)
+    truth, bound, cut = (
+        training.fit(made).seconds(large, [FX], success=False)[0]
+        for made in ([replace(row, success=False) for row in rows], stopped, naive)
+    )
+    assert cut < bound < 2 * truth
+
+
+def test_a_time_limit_leaves_room_and_grows_with_the_model(fitted: FittedRanker) -> None:
+    small, large = (synthetic.model_features("decoder", layers=layers) for layers in (2, 60))
+    limits = [
+        {item.candidate: item for item in rank_candidates(features, [FX], ranker=fitted).order}[FX]
+        for features in (small, large)
+    ]
+    assert limits[0].time_limit == 120.0
+    assert limits[1].expected_seconds is not None
+    assert 3600 >= limits[1].time_limit > max(2 * limits[1].expected_seconds, 120.0)
 
 
 def test_the_card_describes_the_artefact(card: training.ScoreCard) -> None:
@@ -147,20 +175,36 @@ def test_rates_are_drawn_towards_what_the_strategy_does() -> None:
 
 def test_the_cost_of_an_order_is_what_the_chain_would_spend() -> None:
     made = [item for item in synthetic.records(per_family=3) if item.model == "encoder-2"]
-    rows = training.rows_of(made)[0]
     order = [Candidate(strategy="usage_based", weights="void"), TRACED, HTP]
+    rows = [row for row in training.rows_of(made)[0] if row.candidate in order]
     spent = {row.candidate: row.seconds or 0.0 for row in rows}
-    assert [row.success for row in rows if row.candidate in order] == [True, False, False]
-    alike = _seconds_to_success(order, rows)
+    assert {row.candidate: row.success for row in rows} == {
+        order[0]: False,
+        TRACED: False,
+        HTP: True,
+    }
+    alike = seconds_to_success(rows, fixed(order))
     assert alike == pytest.approx(spent[order[0]] + spent[HTP])
-    read = [replace(row, read_weights=row.candidate == order[0]) for row in rows]
-    assert _seconds_to_success(order, read) == pytest.approx(alike + spent[TRACED])
+    read = [
+        replace(row, failure="VoidReadError") if row.candidate == order[0] else row for row in rows
+    ]
+    assert seconds_to_success(read, fixed(order)) == pytest.approx(alike + spent[TRACED])
 
 
-def test_a_record_tells_that_a_weight_was_read() -> None:
-    made = synthetic.records(per_family=1)[0].model_copy(update={"error_type": "VoidReadError"})
-    assert [row.read_weights for row in training.rows_of([made])[0]] == [True]
-    assert not any(row.read_weights for row in training.rows_of(synthetic.records())[0])
+def test_rows_tell_how_a_candidate_failed() -> None:
+    made = [
+        synthetic.records(per_family=1)[0].model_copy(update=update)
+        for update in (
+            {"success": True},
+            {"success": False, "stage": "capture", "error_type": "VoidReadError"},
+            {"success": False, "stage": "lower", "error_type": "LoweringError"},
+            {"success": False, "stage": "attempt", "error_type": "AttemptTimeoutError"},
+            {"success": False, "stage": None, "error_type": "AttemptCrashedError"},
+        )
+    ]
+    rows = [training.rows_of([item])[0][0] for item in made]
+    assert [row.failure for row in rows] == [None, "VoidReadError", "lower", "attempt", "attempt"]
+    assert [row.timed_out for row in rows] == [False, False, False, True, False]
 
 
 def test_records_without_features_are_left_out(tmp_path: Path) -> None:

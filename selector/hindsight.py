@@ -1,0 +1,148 @@
+"""What a failed attempt says of the candidates that are left."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
+
+from selector.errors import StrategyUnavailableError, VoidReadError
+from strategies.base import REAL, VOID, Candidate
+
+if TYPE_CHECKING:
+    from selector.chain import Attempt
+    from selector.training import Row
+
+READ_WEIGHTS = VoidReadError.__name__
+# How many models weigh as much as knowing nothing.
+DOUBT = 3.0
+# However often two ended alike, a third model may differ.
+STRONGEST = math.log(20)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Failure:
+    """A candidate that did not give a right file.
+
+    Attributes:
+        candidate: What was tried.
+        kind: The stage that it failed at, or `VoidReadError` where it read a weight's value.
+    """
+
+    candidate: Candidate
+    kind: str
+
+
+def failure_kind(stage: str | None, error_type: str | None) -> str:
+    """`Failure.kind` by the stage and class of an error."""
+    return READ_WEIGHTS if error_type == READ_WEIGHTS else stage or "attempt"
+
+
+def failures_of(attempts: Iterable[Attempt]) -> list[Failure]:
+    """Those of attempts that failed; one that was not to be had says nothing."""
+    return [
+        Failure(
+            candidate=item.candidate, kind=failure_kind(item.error.stage, type(item.error).__name__)
+        )
+        for item in attempts
+        if item.error is not None and not isinstance(item.error, StrategyUnavailableError)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """On how many models a candidate was right and wrong, for one ending of another."""
+
+    right: int = 0
+    wrong: int = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Hindsight:
+    """How the endings of two candidates on the same model go together.
+
+    Attributes:
+        counts: By failed candidate, its kind of failure (`` for any ending) and the candidate
+            in question, as one text each joined by `|`.
+    """
+
+    counts: Mapping[str, Counts] = field(default_factory=dict)
+
+    def revised(
+        self, probability: float, candidate: Candidate, failed: Sequence[tuple[Failure, float]]
+    ) -> float:
+        """The probability of a right file, now that others failed.
+
+        Bayes's rule on the odds, as if the failures were independent of each other: each
+        multiplies them by how much likelier that failure is where the candidate is right than
+        where it is wrong. A failure that was expected says less, so its ratio is raised to
+        the power of the probability that the failed one had.
+
+        Args:
+            probability: Before.
+            candidate: In question.
+            failed: What failed, with the probability of a right file that it had.
+        """
+        logit = math.log(probability / (1 - probability))
+        for failure, chance in failed:
+            logit += chance * self._log_ratio(failure, candidate)
+        return 1 / (1 + math.exp(-logit))
+
+    def _log_ratio(self, failure: Failure, candidate: Candidate) -> float:
+        any_ending = self.counts.get(_key(failure.candidate, "", candidate), Counts())
+        failing = self.counts.get(_key(failure.candidate, failure.kind, candidate), Counts())
+        models = any_ending.right + any_ending.wrong
+        share = (failing.right + failing.wrong) / models if models else 0.0
+        if not share:
+            return 0.0
+        where_right = (failing.right + DOUBT * share) / (any_ending.right + DOUBT)
+        where_wrong = (failing.wrong + DOUBT * share) / (any_ending.wrong + DOUBT)
+        return max(-STRONGEST, min(math.log(where_right / where_wrong), STRONGEST))
+
+
+def learn(rows: Iterable[Row]) -> Hindsight:
+    """Counts endings of pairs of candidates, model by model."""
+    right: Counter[str] = Counter()
+    wrong: Counter[str] = Counter()
+    for of_model in by_model(rows):
+        for first in of_model:
+            kinds = {"", first.failure or ""}
+            for second in of_model:
+                if second is not first:
+                    names = [_key(first.candidate, kind, second.candidate) for kind in kinds]
+                    (right if second.success else wrong).update(names)
+    return Hindsight(
+        counts={name: Counts(right[name], wrong[name]) for name in sorted({*right, *wrong})}
+    )
+
+
+def by_model(rows: Iterable[Row]) -> list[list[Row]]:
+    """The rows of each model together."""
+    models: defaultdict[str, list[Row]] = defaultdict(list)
+    for row in rows:
+        models[row.model].append(row)
+    return list(models.values())
+
+
+def _key(failed: Candidate, kind: str, candidate: Candidate) -> str:
+    return f"{failed}|{kind}|{candidate}"
+
+
+def twins_apart(waiting: Sequence[Candidate], failed: Iterable[Failure]) -> list[Candidate]:
+    """The order, where a candidate without weights told of its twin with them.
+
+    Only where it failed because forward reads a weight's value can the twin do better, and is
+    next. Else the two fail alike, nearly always, and the twin comes after all others that are
+    as dynamic.
+    """
+    order = list(waiting)
+    for failure in failed:
+        twin = replace(failure.candidate, weights=REAL)
+        if failure.candidate.weights != VOID or twin not in order:
+            continue
+        order.remove(twin)
+        alike = (at for at, item in enumerate(order, 1) if item.dynamic == twin.dynamic)
+        order.insert(0 if failure.kind == READ_WEIGHTS else max(alike, default=0), twin)
+    return order
