@@ -42,7 +42,8 @@ PRIVATE_PARTS = (
     "torch._higher_order_ops.associative_scan:associative_scan",
     "torch._ops:HigherOrderOperator",
     "torch._ops:OpOverload",
-    "torch._subclasses.fake_tensor:FakeTensor",
+    "torch._subclasses.fake_tensor:FakeTensor.tolist",
+    "torch._subclasses.functional_tensor:FunctionalTensor.tolist",
     "onnxscript.function_libs.torch_lib.registration:default_registry",
 )
 # Frames from these folders are the exporters' own, not the model's.

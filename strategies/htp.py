@@ -39,6 +39,7 @@ class HtpStrategy(ExportStrategy):
     def _export(self, model: nn.Module, request: ExportRequest) -> ir.Model:
         internals.require_supported_torch(internals.RECORDING)
         from strategies import (  # noqa: PLC0415 - they import what was just made sure of
+            pieces,
             recording,
             scans,
             simplification,
@@ -54,6 +55,7 @@ class HtpStrategy(ExportStrategy):
                 record = functools.partial(recording.record_symbolic, dynamic_axes=axes)
                 stack.enter_context(PackedVision(model).applied())
                 stack.enter_context(scans.kept_whole(model))
+                stack.enter_context(pieces.kept_together())
             recorded = record(
                 model, request.inputs, request.constants, decompositions=tools.decompositions
             )

@@ -168,6 +168,13 @@ def complex_exp(tensor: Value) -> Value:
     return op.Mul(op.Exp(real), circle)
 
 
+def complex_mul(tensor: Value, other: Value | float) -> Value:
+    """A product with a complex tensor or a real number."""
+    if isinstance(other, int | float):
+        return op.Mul(tensor, _constant(other, tensor))
+    return core.aten_mul_complex(tensor, other)
+
+
 def _lower_triangle(query: Value, key: Value) -> Value:
     lengths = op.Concat(op.Shape(query, start=2, end=3), op.Shape(key, start=2, end=3), axis=0)
     ones = op.Expand(op.Constant(value_int=1), lengths)
@@ -201,6 +208,7 @@ COMPLEX: Mapping[str, Callable[..., Any]] = {
     "aten::sym_size.int": complex_size,
     "aten::select.int": complex_select,
     "aten::exp": complex_exp,
+    "aten::mul.Tensor": complex_mul,
 }
 
 # Operators that go to the torchlib function of another.

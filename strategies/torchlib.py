@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from strategies.recording import Record
 
 Lowered = ir.Value | Sequence[ir.Value] | None
+_FLOOR_DIVISIONS = (torch.ops.aten.floor_divide.default, torch.ops.aten.div.Tensor_mode)
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,11 +74,21 @@ def toolkit() -> Toolkit:
             target: decompose
             for target, decompose in decompositions.items()
             if isinstance(target, OpOverload) and _qualified(target) not in lowerings.OWN
-        },
+        }
+        | dict.fromkeys(_FLOOR_DIVISIONS, _floor_divide),
         recorder=_building.OpRecorder,
         symbolic_value=_tensors.SymbolicTensor,
         opset=Opset("", registry.opset_version),
     )
+
+
+def _floor_divide(number: Any, divisor: Any, *, rounding_mode: str | None = "floor") -> Any:
+    """Division of integers, where torch's own on symbolic sizes asks for a wrong sign bit."""
+    parts = [part for part in (number, divisor) if isinstance(part, torch.Tensor)]
+    if rounding_mode != "floor" or any(part.is_floating_point() for part in parts):
+        return NotImplemented
+    exact = number - torch.remainder(number, divisor)
+    return torch.div(exact, divisor, rounding_mode="trunc")
 
 
 def lower(

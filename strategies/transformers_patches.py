@@ -37,7 +37,7 @@ def patched_for_export(model: nn.Module) -> Iterator[Translations]:
         raise StrategyUnavailableError(
             msg, stage="prepare", hint="install the version that constraints.txt names"
         ) from error
-    from strategies.scans import kept_whole  # noqa: PLC0415 - imports private parts of torch
+    from strategies import pieces, scans  # noqa: PLC0415 - they import private parts of torch
 
     packed = PackedVision(model)
     with (
@@ -46,7 +46,8 @@ def patched_for_export(model: nn.Module) -> Iterator[Translations]:
         exporter_dynamo.reset_model_state(model),
         exportable(model, plain_attention=False),
         packed.applied(),
-        kept_whole(model),
+        scans.kept_whole(model),
+        pieces.kept_together(),
     ):
         yield translations
 

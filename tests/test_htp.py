@@ -251,6 +251,19 @@ def test_the_taken_branch_is_recorded_with_dynamic_axes(tmp_path: Path) -> None:
     assert largest_error(path, model, {"x": -torch.rand(5, 6)}) > 1e-3
 
 
+class Divides(nn.Module):
+    """Divides whole numbers, on the way that a value chooses."""
+
+    def forward(self, n: Tensor) -> tuple[Tensor, Tensor]:
+        shift = 1 if n.abs().sum().item() > 0 else 0
+        return (n + shift) // 3, torch.div(n, -2, rounding_mode="floor")
+
+
+def test_whole_numbers_are_rounded_down_with_dynamic_axes(tmp_path: Path) -> None:
+    path = export(Divides(), {"n": torch.arange(-5, 5)}, DYNAMIC, tmp_path, {0: "length"}).path
+    assert largest_error(path, Divides(), {"n": torch.arange(-9, 12)}) == 0
+
+
 def test_a_loop_over_a_value_is_recorded_as_often_as_it_ran(tmp_path: Path) -> None:
     model = Loop().eval().requires_grad_(False)
     inputs = {"x": torch.randn(2, 5), "n": torch.tensor(3)}
@@ -296,7 +309,7 @@ class Turns(nn.Module):
     """Rotates pairs of features by angles, as complex numbers."""
 
     def forward(self, x: Tensor, angle: Tensor) -> Tensor:
-        turns = torch.exp(torch.complex(torch.zeros_like(angle), angle)).unsqueeze(-2)
+        turns = torch.exp(torch.complex(torch.zeros_like(angle), angle)).unsqueeze(-2) * 0.5
         pairs = torch.view_as_complex(x.reshape(*x.shape[:-1], -1, 2))
         return torch.view_as_real((pairs * turns)[:, -1]).flatten(1)
 
