@@ -131,7 +131,7 @@ def draw_seconds(summary: Summary) -> Any:
     for y, (name, seconds) in enumerate(summary.seconds.items()):
         colour = _colour(name)
         # Hundreds of dots on one row must not become one block.
-        alpha = min(0.45, max(0.1, 30 / len(seconds)))
+        alpha = min(0.5, max(0.25, 30 / len(seconds)))
         heights = y + noise.uniform(-0.28, 0.28, len(seconds))
         axes.scatter(seconds, heights, s=7, color=colour, alpha=alpha, linewidths=0, zorder=2)
         low, median, high = np.quantile(seconds, (0.25, 0.5, 0.75))
