@@ -200,6 +200,15 @@ SIZES: dict[str, Case] = {
     "nothing": lambda x: torch.cat(
         [x, x[..., x.shape[-1] :].reshape(x.shape[0], x.shape[1], x.shape[-1] - x.shape[-1])], -1
     ),
+    "linspace": lambda x: (
+        torch.linspace(0.5, x.shape[-1] - 0.5, x.shape[-1], dtype=x.dtype) * x.sum(),
+        torch.linspace(-1, 1, 7) + torch.linspace(2, 3, x.shape[0] // x.shape[0]),
+        torch.linspace(x[0, 0, 0], 3.0, x.shape[0], dtype=x.dtype),
+    ),
+    "eye": lambda x: (
+        torch.eye(x.shape[-1], dtype=torch.bool),
+        torch.eye(x.shape[0], 3) + torch.eye(3, dtype=torch.int64)[0],
+    ),
     "unflatten": lambda x: torch.ones(x.unflatten(-1, (2, -1)).shape) * x.sum(),
 }
 PRODUCTS: dict[str, Case] = {

@@ -90,4 +90,21 @@ def _full(size: Any, fill_value: Any, **options: Any) -> Any:
     return torch.full(size, fill_value, **options)
 
 
+@composes("linspace")
+def _linspace(start: Any, end: Any, steps: Any, **options: Any) -> Any:
+    """From both ends as torch does; and one step only, for which the exporter divides by zero."""
+    dtype = options.get("dtype") or torch.get_default_dtype()
+    places = torch.arange(steps)
+    step = (end - start) / torch.as_tensor(steps - 1, dtype=dtype).clamp(min=1)
+    up, down = (start + step * places, end - step * (steps - 1 - places))
+    return torch.where(places * 2 < steps, up, down).to(dtype)
+
+
+@composes("eye")
+def _eye(n: Any, m: Any = None, **options: Any) -> Any:
+    """Of every dtype; ONNX Runtime makes none of truth values."""
+    rows, columns = torch.arange(n).unsqueeze(-1), torch.arange(n if m is None else m)
+    return (rows == columns).to(options.get("dtype") or torch.get_default_dtype())
+
+
 TABLE[torch.tensor] = _tensor
