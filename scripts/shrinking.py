@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,12 +11,12 @@ from transformers import CONFIG_MAPPING, PretrainedConfig
 from scripts.shrinking_fields import (
     STAGES,
     Picks,
-    image_sizes,
     is_staged,
     kind_of,
     numbers_left_out,
     own_values,
     pick_layers,
+    sizes,
     takes_sections,
     token_ids,
 )
@@ -75,11 +75,13 @@ CAPS = {
     "period": 2,
     "offset": 1,
     "queries": 12,
+    # Sequences are padded to whole chunks.
+    "chunk": 32,
 }
-IMAGE_CAPS = {"window": 8, "patch": 8, "image": 64, "pooled": 16}
+IMAGE_CAPS = {"window": 8, "patch": 8, "image": 64, "pooled": 16, "frames": 8}
 # A window of an image is measured in patches, a large one in pixels.
 TILE, PIXELS = 2, 32
-IMAGE_KINDS = {*IMAGE_CAPS, "tile", "grid"}
+IMAGE_KINDS = {*IMAGE_CAPS, "tile", "grid", "border"}
 # What stands in for a size that is None.
 FILLS = {
     **CAPS,
@@ -88,6 +90,7 @@ FILLS = {
     "kv_heads": KV_HEADS,
     "head_dim": 16,
     "length": 8,
+    "window": IMAGE_CAPS["window"],
 }
 
 
@@ -100,23 +103,38 @@ def shrink(config: PretrainedConfig, scale: Scale) -> PretrainedConfig:
     taken = {value for value in token_ids(config) if 0 <= value < VOCABULARY}
     free = [number for number in reversed(range(VOCABULARY)) if number not in taken]
     large = sorted({value for value in token_ids(config) if value >= VOCABULARY}, reverse=True)
-    image = max(image_sizes(config), default=IMAGE_CAPS["image"])
-    return _Shrinking(scale, dict(zip(large, free, strict=False)), image).of(config)
+    shrinking = _Shrinking(
+        scale=scale,
+        tokens=dict(zip(large, free, strict=False)),
+        spare=iter(free[len(large) :]),
+        images=frozenset(sizes(config, "image")) or frozenset({IMAGE_CAPS["image"]}),
+        patch=max(sizes(config, "patch"), default=1),
+    )
+    return shrinking.of(config)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _Shrinking:
     """What all parts of a config have in common.
 
     Attributes:
         scale: The rung.
         tokens: Where the special tokens went that the small vocabulary does not have.
-        image: The side of the largest image.
+        spare: Ids that mean nothing yet.
+        images: The sides of its images.
+        patch: The side of the largest patch.
     """
 
     scale: Scale
     tokens: dict[int, int]
-    image: int
+    spare: Iterator[int]
+    images: frozenset[int]
+    patch: int
+
+    @property
+    def image(self) -> int:
+        """The side of the largest image."""
+        return max(self.images)
 
     def of(self, config: PretrainedConfig) -> PretrainedConfig:
         if "timm" in config.model_type:
@@ -141,6 +159,7 @@ class _Shrinking:
         if self.scale.fill:
             left_out = numbers_left_out(config)
             made |= {name: FILLS[kind] for name, kind in left_out.items() if kind in FILLS}
+            made |= {name: next(self.spare) for name, kind in left_out.items() if kind == "token"}
             if getattr(config, "layer_types", ()) is None:
                 made["layer_types"] = ["full_attention"] * len(picks.kept)
         if overrides:
@@ -183,12 +202,22 @@ class _Fields:
             made = self.stages(value)
         elif isinstance(value, (list, tuple)) and name in self.picks.indices:
             made = self.picks.moved(value)
+        elif isinstance(value, (list, tuple)) and kind == "index" and not self.picks.old:
+            made = self.of_parts(value)
         elif isinstance(value, (list, tuple)):
             whole = name not in self.picks.per_layer
             made = self.items(kind, value if whole else [value[layer] for layer in self.picks.kept])
         elif isinstance(value, int) and not isinstance(value, bool):
             made = self.number(kind, value)
+        elif isinstance(value, float) and kind == "scale":
+            made = min(value, 1.0)
         return made
+
+    def of_parts(self, layers: Sequence[int]) -> list[int]:
+        """Layers of a part of the model: as many different ones as it keeps, in their order."""
+        order = sorted(set(layers))
+        last = self.whole.scale.layers - 1
+        return [min(order.index(layer), last) if layer > last else layer for layer in layers]
 
     def stages(self, value: Sequence[int]) -> list[int]:
         """Where stages are layers, they are counted from 1."""
@@ -252,11 +281,19 @@ class _Fields:
     def of_image(self, kind: str, value: int) -> int:
         if kind == "tile":
             return min(value, TILE if value < PIXELS else PIXELS)
+        if kind == "patch" and value in self.whole.images:
+            # It becomes an image of its own.
+            return min(value, IMAGE_CAPS["image"])
         if kind == "patch" and value > IMAGE_CAPS["patch"]:
             # A power of two, so that it divides the image; fixed stems come down to 16 as well.
             return 1 << min(value, 2 * IMAGE_CAPS["patch"]).bit_length() - 1
-        if kind == "grid":
+        if kind == "border":
             return max(value * IMAGE_CAPS["image"] // self.whole.image, 1)
+        if kind == "grid":
+            # Counted in patches, or in parts of one.
+            whole = self.whole
+            new = IMAGE_CAPS["image"] // self.of_image("patch", whole.patch)
+            return max(value * new // (whole.image // whole.patch), 1)
         return min(value, IMAGE_CAPS[kind])
 
     def layers(self, value: int) -> int:

@@ -14,17 +14,21 @@ from transformers.backbone_utils import BackboneConfigMixin
 KINDS: tuple[tuple[str, str], ...] = (
     ("token", r"token_(id|index)s?$|tokens_ids?$|^(bos|eos|pad|unk|mask|sep|cls)_(index|id)$"),
     ("token", r"(^|_)(start|end|newline|patch|bos|eos|pad|stream_bos|stream_eos)_(id|index)$"),
+    ("scale", r"^depth_coefficient$"),
     ("repeats", r"^depths$|_repeats$|^stage_num|^blocks_per_stage$|^attention_types$"),
     ("offset", r"layer_offset$"),
     ("width", r"hidden_channels$"),
     ("keep", r"kernel|stride|padding|dilation|merge_size|rates?$|factor|(^|_)ratio|offset"),
+    # A stem's channels, which the model's first width follows.
+    ("keep", r"^subsampling_conv_channels$"),
+    ("chunk", r"^(mamba_)?chunk_size$"),
     ("keep", r"type_vocab|^num_channels$|ignore|cost|coefficient|loss|label|mask_(time|feature)"),
     (
         "keep",
         r"^num_windows|^model_in_dim$|buckets|chunk_size$|n_bins|temperature|levels?$|points?$|states$",
     ),
     ("vocabulary", r"vocab|^codebook_size$|^num_embeddings$"),
-    ("index", r"(layer|layer_id|layer_idx|layer_index|_idx|_index|_indices)$"),
+    ("index", r"(layer|layer_id|layer_idx|layer_index|_idx|_index|_indices|hook_ids)$"),
     ("period", r"(period|interval|frequency|pattern|every\w*|sparse_step|layer_step)$"),
     ("dense", r"first_k_dense|num_dense_layers|max_window_layers|num_kv_shared|full_attention_l"),
     ("layers", r"layers$|^(\w+_)?n_layer$|^depth$|resampler_depth$|^num_(\w+_)?blocks$|layers_per"),
@@ -32,6 +36,8 @@ KINDS: tuple[tuple[str, str], ...] = (
     ("length", r"^prediction_length$"),
     ("patch", r"(patch|tubelet)_size$"),
     ("grid", r"feat(ure)?_sizes$"),
+    ("border", r"^visual_prompt_size$"),
+    ("frames", r"^num_frames$|^frames_per_clip$"),
     ("image", r"image_size$|^input_size$|img_size$|resolution$"),
     ("pooled", r"tokens_per_image$"),
     ("tile", r"window_sizes?$"),
@@ -82,8 +88,12 @@ def numbers_left_out(config: PretrainedConfig) -> dict[str, str]:
     return {
         item.name: kind_of(item.name)
         for item in fields(config)
-        if item.init and _given(config, item) is None and "int" in str(item.type)
+        if item.init and _given(config, item) is None and _is_number(item)
     }
+
+
+def _is_number(item: Field[Any]) -> bool:
+    return "int" in re.sub(r"(dict|list|tuple)\[[^]]*\]", "", str(item.type))
 
 
 def takes_sections(config: PretrainedConfig) -> bool:
@@ -132,9 +142,9 @@ def token_ids(config: PretrainedConfig) -> Iterator[int]:
     return _numbers(config, "token")
 
 
-def image_sizes(config: PretrainedConfig) -> Iterator[int]:
-    """Sizes of the images that a config and all its parts are for."""
-    return _numbers(config, "image")
+def sizes(config: PretrainedConfig, kind: str) -> Iterator[int]:
+    """The sizes of a kind that a config and all its parts hold."""
+    return _numbers(config, kind)
 
 
 def _numbers(config: PretrainedConfig, kind: str) -> Iterator[int]:

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import random
 import sys
 from collections import Counter
@@ -19,8 +20,10 @@ from transformers import CONFIG_MAPPING, PretrainedConfig, PreTrainedModel
 from transformers.models.auto import modeling_auto
 
 from scripts.shrinking import LADDER, shrink
+from scripts.shrinking_fields import token_ids
 from scripts.tiny_models import SIZES, TEXT, TINY, tiny_config, tiny_model
 from scripts.zoo_census import RUNS, census
+from selector.config_lookup import scopes
 
 __all__ = [
     "SIZES",
@@ -129,8 +132,17 @@ def config_of(name: str, level: int) -> PretrainedConfig:
     model = class_of(name)
     kind, _, key = name.partition(":")
     config_class: Any = CONFIG_MAPPING[key] if kind == BASE else model.config_class
-    config = shrink(config_class(), LADDER[level])
+    config: PretrainedConfig = config_class()
+    # Some mappings name the config of which the class takes a part.
+    wanted = model.config_class or type(config)
+    parts = [part for _, part in scopes(config) if isinstance(part, wanted)]
+    config = shrink(parts[0] if parts else config, LADDER[level])
     config.architectures = [model.__name__]
+    text = config.get_text_config()
+    if kind == HEAD and getattr(text, "pad_token_id", None) is None:
+        # Heads that look for the last token of every row need one for padding.
+        taken = set(token_ids(config))
+        text.pad_token_id = next(number for number in itertools.count() if number not in taken)
     return config
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +22,8 @@ class Finding:
         level: The rung of the ladder that it was built on; None where none builds.
         parameters: How many numbers the model holds.
         error: Why it does not run, or does not build, on the first rung.
+        varying: The axes that eager let vary.
+        left_out: Inputs that no made-up values were found for.
     """
 
     name: str
@@ -29,6 +31,8 @@ class Finding:
     level: int | None = None
     parameters: int = 0
     error: str | None = None
+    varying: Sequence[str] = ()
+    left_out: Sequence[str] = ()
 
 
 def write(findings: Iterable[Finding], path: Path) -> None:

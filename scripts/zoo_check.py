@@ -25,7 +25,7 @@ from scripts import zoo, zoo_census
 from scripts.shrinking import LADDER
 from scripts.zoo_census import BUILDS, FAILS, RUNS, Finding
 from selector.eager import Eager
-from selector.inputs import make_inputs
+from selector.inputs import ExampleInputs, make_inputs
 from strategies.registry import unknown_name_message
 
 # Processor time, so that a busy machine finds the same; a model that waits is ended as well.
@@ -36,6 +36,7 @@ BYTES = 3 << 30
 # Tried before any fork, so that all children share what they import.
 AHEAD = ("base:bert", "base:clip")
 SHOWN = 8
+LEFT_OUT = re.compile(r"input (\w+) left out")
 TOO_LONG = f"it crashed, or took more than {CPU_SECONDS} s of processor time or 3 GiB"
 
 
@@ -49,8 +50,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     seconds: dict[str, float] = {}
     for finding, taken in check(names, jobs=options.jobs):
         found[finding.name], seconds[finding.name] = finding, taken
-        if finding.error:
-            print(f"{finding.name}: {finding.status}: {finding.error}", flush=True)
+        said = finding.error or ", ".join(finding.varying) or "nothing varies"
+        print(f"{finding.name}: {finding.status} in {taken:.1f} s: {said}", flush=True)
         if options.out:
             zoo_census.write((known | found).values(), options.out)
     print_summary(tuple(found.values()), time.monotonic() - clock)
@@ -64,6 +65,8 @@ def print_summary(findings: Sequence[Finding], seconds: float) -> None:
     count = collections.Counter(item.status for item in findings)
     print(f"\n{len(findings)} models in {seconds:.0f} s: {count[RUNS]} run, ", end="")
     print(f"{count[BUILDS]} more build, {count[FAILS]} do not")
+    still = sum(item.status == RUNS and not item.varying for item in findings)
+    print(f"of those that run, {still} have no axis that varies")
     levels = collections.Counter(item.level for item in findings if item.level is not None)
     print("by rung:", ", ".join(f"{level}: {levels[level]}" for level in sorted(levels)))
     alike = collections.defaultdict(list)
@@ -164,25 +167,31 @@ def find_out(name: str) -> Iterator[Finding]:
         found = replace(best, status=BUILDS, level=level, parameters=size)
         if best.level is None:
             yield replace(found, error=TOO_LONG)
-        refusal = _refusal(module)
-        if refusal is None:
-            yield replace(found, status=RUNS, error=None)
+        made = _inputs(module)
+        if isinstance(made, ExampleInputs):
+            yield replace(
+                found,
+                status=RUNS,
+                error=None,
+                varying=tuple(made.other_sizes),
+                left_out=tuple(LEFT_OUT.findall(" ".join(made.notes))),
+            )
             return
         if best.level is None:
-            best = replace(found, error=refusal)
+            best = replace(found, error=made)
             yield best
-        refusals[_like(refusal)] += 1
+        refusals[_like(made)] += 1
         if max(refusals.values()) == ENOUGH:
             break
     yield best
 
 
-def _refusal(module: Any) -> str | None:
+def _inputs(module: Any) -> ExampleInputs | str:
+    """Inputs that the model accepts, or why it accepts none."""
     try:
-        make_inputs(module, module.config, eager=Eager(module))
+        return make_inputs(module, module.config, eager=Eager(module))
     except Exception as error:  # noqa: BLE001 - models refuse inputs in any way they like
         return _said(error)
-    return None
 
 
 def _said(error: Exception) -> str:

@@ -12,7 +12,7 @@ from selector.complaints import Complaint, Place, complaints, places
 from selector.facts import Facts
 from selector.proposing import COMPUTED, IMAGES, NEVER, agree, insisting
 
-UNEXPECTED = re.compile(r"unexpected keyword argument '(\w+)'")
+UNEXPECTED = re.compile(r"(?:unexpected|multiple values for) keyword argument '(\w+)'")
 UNLIKE = re.compile(r"size \((\d+)\*(\d+)\) doesn't match model \((\d+)\*(\d+)\)")
 MULTIPLE = re.compile(r"multiple of .{0,40}?(\d+)\)?,? but got (\d+)")
 # An inner size that comes straight from one of ours, as no two of ours are alike.
@@ -21,6 +21,9 @@ INNER = re.compile(
     r"|Expected (?:size )?(\d+) (?:in dimension \d+ )?but got (?:size )?(\d+)"
 )
 SPLIT = re.compile(r"size at dimension 0\), but got split_sizes=\[([\d, ]+)\]")
+# Without a token for padding, the end of a row cannot be told.
+ALONE = re.compile(r"batch sizes? ?> ?1\b")
+ROWS = re.compile(r"shape '\[-1, (\d+), (\d+)\]' is invalid for input of size (\d+)")
 TOO_SMALL = re.compile(r"image\b.*\btoo small", re.IGNORECASE)
 SIDES = ("height", "width")
 MOST_SIZES = 3
@@ -31,6 +34,7 @@ def sure(proposal: ExampleInputs, error: Exception, facts: Facts) -> Iterator[Ex
     text = str(error)
     yield from _without_constant(proposal, text)
     yield from placeholders.placed(proposal, error, facts)
+    yield from _other_rows(proposal, text)
     yield from _rescaled(proposal, text)
     yield from _with_missing(proposal, _mentioned(text, error, facts), facts)
     yield from _reshaped(proposal, error, facts)
@@ -101,6 +105,20 @@ def _complaints(proposal: ExampleInputs, error: Exception) -> Iterator[tuple[Com
     shapes = {name: proposal.shape_of(spec) for name, spec in specs.items()}
     for complaint in complaints(error, shapes):
         yield complaint, specs[complaint.name]
+
+
+def _other_rows(proposal: ExampleInputs, text: str) -> Iterator[ExampleInputs]:
+    """The same with as many rows as the model can take: one, or a multiple of a number."""
+    rows = proposal.sizes.get("batch_size", 1)
+    if ALONE.search(text) and rows > 1:
+        others = {axis: size for axis, size in proposal.other_sizes.items() if axis != "batch_size"}
+        yield replace(proposal, sizes={**proposal.sizes, "batch_size": 1}, other_sizes=others)
+    elif found := ROWS.search(text):
+        step, length, given = (int(number) for number in found.groups())
+        if rows * length == given and rows % step and "batch_size" in proposal.other_sizes:
+            sizes = {**proposal.sizes, "batch_size": step}
+            others = {**proposal.other_sizes, "batch_size": 2 * step}
+            yield replace(proposal, sizes=sizes, other_sizes=others)
 
 
 def _rescaled(proposal: ExampleInputs, text: str) -> Iterator[ExampleInputs]:

@@ -61,6 +61,10 @@ COUPLED: dict[str, tuple[dict[str, tuple[int | str | None, ...]], set[str]]] = {
     "lighton_ocr": ({"image_sizes": ("batch_size", 2)}, {"batch_size", "sequence_length"}),
     "dia": ({"decoder_input_ids": ("batch_size", "decoder_sequence_length", 9)}, set()),
     "fun_asr_nano_encoder": ({"input_features": ("batch_size", "feature_length", 560)}, set()),
+    "efficientloftr": (
+        {"pixel_values": ("batch_size", 2, 3, "height", "width")},
+        {"batch_size", "height", "width"},
+    ),
     "xmod": ({"lang_ids": ("batch_size", "sequence_length")}, set()),
 }
 
@@ -156,6 +160,24 @@ def test_a_placeholder_that_nobody_counts_is_placed_all_the_same() -> None:
     assert "pixel_values" in inputs.names
     assert (inputs.make(seed=1)["input_ids"] == 7).any(-1).all()
     assert set(inputs.other_sizes) == {"batch_size", "sequence_length", "height", "width"}
+
+
+def test_rows_are_as_many_as_the_model_can_take() -> None:
+    codes: Any = zoo.build("base:musicgen")
+    inputs = make_inputs(codes, codes.config)
+    assert inputs.sizes["batch_size"] % codes.config.num_codebooks == 0
+    assert inputs.other_sizes["batch_size"] % codes.config.num_codebooks == 0
+    classifier: Any = zoo.build("head:GPT2ForSequenceClassification")
+    assert "batch_size" in make_inputs(classifier, classifier.config).other_sizes
+    classifier.config.pad_token_id = None
+    alone = make_inputs(classifier, classifier.config)
+    assert alone.sizes["batch_size"] == 1
+    assert list(alone.other_sizes) == ["sequence_length"]
+
+
+def test_a_constant_that_forward_binds_itself_is_left_out() -> None:
+    module: Any = zoo.build("head:T5GemmaForSequenceClassification")
+    assert "use_cache" not in make_inputs(module, module.config).constants
 
 
 def test_a_module_without_forward_is_refused_with_its_parts() -> None:

@@ -81,6 +81,34 @@ def test_a_size_that_the_default_leaves_out_is_filled_in() -> None:
     assert tiny("esm", Scale(width=64, fill=True)).vocab_size == 256
 
 
+def test_a_token_that_the_default_leaves_out_gets_an_id_of_its_own() -> None:
+    default: Any = CONFIG_MAPPING["blip-2"]()
+    assert default.image_token_index is None
+    config = tiny("blip-2", Scale(width=64, fill=True))
+    ids = {config.image_token_index, config.text_config.bos_token_id}
+    assert len(ids) == 2
+    assert max(ids) < config.text_config.vocab_size
+
+
+def test_layers_of_a_part_are_layers_that_it_keeps() -> None:
+    config = tiny("molmo2")
+    assert len(set(config.adapter_config.vision_feature_layer)) == 2
+    assert max(config.adapter_config.vision_feature_layer) < config.vision_config.num_hidden_layers
+
+
+def test_grids_are_as_many_as_there_are_patches() -> None:
+    vision = tiny("sam3_tracker").vision_config
+    backbone = vision.backbone_config
+    patches = backbone.image_size // backbone.patch_size
+    assert vision.backbone_feature_sizes == [[side * patches] * 2 for side in (4, 2, 1)]
+
+
+def test_a_patch_that_is_an_image_of_its_own_becomes_one() -> None:
+    config = tiny("depth_pro")
+    assert config.patch_size == config.image_model_config.image_size
+    assert config.patch_size > config.image_model_config.patch_size
+
+
 def test_numbers_that_follow_others_are_left_to_the_class() -> None:
     config: Any = CONFIG_MAPPING["llama"]()
     assert "head_dim" in own_values(config, derived=True)
