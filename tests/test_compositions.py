@@ -183,6 +183,11 @@ SIZES: dict[str, Case] = {
     # As many pieces as rows, and another number of rows in the other size.
     "pieces": lambda x: torch.cat(x.flatten(0, 1).split((ids(x)[:, 0, 0] * 0 + 3).tolist())),
     "tensor": lambda x: x.sum() * torch.tensor([[x.shape[0], 2], [3.0, x.shape[-1]]]),
+    "as_tensor": lambda x: (
+        torch.as_tensor([(x.shape[0], 2), (3, x.shape[-1])], dtype=torch.int64) * x.sum(),
+        torch.as_tensor(x, dtype=torch.float64),
+        torch.as_tensor([1, 2]),
+    ),
     "new_tensor": lambda x: x.new_tensor([x.shape[-1], 2]) * x.sum(),
     "full": lambda x: (
         torch.full((x.shape[0],), x.shape[-1]) // 5 * x.sum(),

@@ -71,6 +71,12 @@ def _tensor(data: Any, **options: Any) -> Any:
     return torch.stack(rows) if isinstance(rows, list) else rows.clone().to(**options)
 
 
+def _as_tensor(data: Any, **options: Any) -> Any:
+    return (
+        torch.as_tensor(data, **options) if isinstance(data, Tensor) else _tensor(data, **options)
+    )
+
+
 def _holds_tensors(data: Any) -> bool:
     if isinstance(data, list | tuple):
         return any(map(_holds_tensors, data))
@@ -124,3 +130,4 @@ def _eye(n: Any, m: Any = None, **options: Any) -> Any:
 
 
 TABLE[torch.tensor] = _tensor
+TABLE[torch.as_tensor] = _as_tensor
