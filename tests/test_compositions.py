@@ -49,6 +49,16 @@ def in_place(x: Tensor) -> tuple[Tensor, Tensor]:
     return mask, bits
 
 
+def placed(x: Tensor) -> Tensor:
+    """Where a mask of the first axes holds, with further axes taken whole."""
+    y = x.clone()
+    mask = y[..., 0] > 0
+    y[mask, :] = y[mask, :] + 1
+    y[:, 1, ...] = 0.5
+    y[..., -1:] = y[..., :1]
+    return y
+
+
 def written(x: Tensor) -> Tensor:
     y = x.clone()
     return y.expm1_().trunc_()
@@ -172,6 +182,7 @@ MOVING: dict[str, Case] = {
         for how, whole_ in (("amax", False), ("sum", False), ("mean", False), ("amin", True))
     ),
     "one_hot": lambda x: (F.one_hot(ids(x)), F.one_hot(ids(x), 10)),
+    "placed": placed,
     "mT": lambda x: x.mT,
 }
 SIZES: dict[str, Case] = {
