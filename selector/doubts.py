@@ -14,7 +14,7 @@ from torch.nn.modules.module import register_module_forward_hook
 from selector.cases import EXAMPLE_SEED
 from selector.comparison import Array, compare, tolerance_for
 from selector.eager import Eager
-from selector.reference import unique_names
+from strategies.calling import unique_names
 
 if TYPE_CHECKING:
     from selector.reference import Reference

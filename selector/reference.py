@@ -14,6 +14,7 @@ from selector.comparison import TOLERANCES, Array, tolerance_for
 from selector.eager import Answer, Eager, dtype_name, to_array
 from selector.errors import InvalidRequestError
 from strategies.base import first_line
+from strategies.calling import unique_names
 
 if TYPE_CHECKING:
     import torch
@@ -322,21 +323,6 @@ def _axis_name(output: str, index: int, cases: list[Case], inputs: ExampleInputs
 def _identifier(text: str) -> str:
     name = re.sub(r"\W", "_", text)
     return f"_{name}" if name[:1].isdigit() else name
-
-
-def unique_names(names: list[str], *, taken: Mapping[str, object]) -> list[str]:
-    """An ONNX graph holds every name once, inputs and outputs together."""
-    used = set(taken)
-    unique = []
-    for name in names:
-        free = name
-        number = 0
-        while free in used:
-            number += 1
-            free = f"{name}_output" if number == 1 else f"{name}_output_{number}"
-        used.add(free)
-        unique.append(free)
-    return unique
 
 
 def _precision(module: nn.Module) -> str:

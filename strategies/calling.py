@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
@@ -74,6 +74,21 @@ def flatten_outputs(outputs: object) -> list[tuple[str, torch.Tensor]]:
         msg = f"forward returned no tensor, but {type(outputs).__name__}"
         raise TypeError(msg)
     return named
+
+
+def unique_names(names: Iterable[str], *, taken: Iterable[str]) -> list[str]:
+    """An ONNX graph holds every name once, inputs and outputs together."""
+    used = set(taken)
+    unique = []
+    for name in names:
+        free = name
+        number = 0
+        while free in used:
+            number += 1
+            free = f"{name}_output" if number == 1 else f"{name}_output_{number}"
+        used.add(free)
+        unique.append(free)
+    return unique
 
 
 def _walk(name: str, value: object) -> Iterator[tuple[str, torch.Tensor]]:

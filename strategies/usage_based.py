@@ -22,7 +22,7 @@ from torch import nn
 from strategies import hierarchy, internals, torchscript, torchscript_scopes
 from strategies.autograd_functions import without_gradients
 from strategies.base import VOID, ExportRequest, ExportStrategy, first_line
-from strategies.calling import NamedCall
+from strategies.calling import NamedCall, unique_names
 from strategies.compositions import COMPOSITIONS
 from strategies.errors import (
     CaptureError,
@@ -97,7 +97,8 @@ class _TracedCall(NamedCall):
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Returns the outputs in the order of their names, and then the inputs."""
-        named = dict(self.named_outputs(*tensors))
+        names, outputs = zip(*self.named_outputs(*tensors), strict=True)
+        named = dict(zip(unique_names(names, taken=self.input_names), outputs, strict=True))
         return (*(named[name] for name in self.output_names), *tensors)
 
 

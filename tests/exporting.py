@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from strategies.base import Candidate, ExportRequest
-from strategies.calling import flatten_outputs
+from strategies.calling import flatten_outputs, unique_names
 
 Axes = Mapping[str, Mapping[int, str]]
 
@@ -37,7 +37,7 @@ def request_for(  # noqa: PLR0913 - as many as a request has parts
         inputs=inputs,
         dynamic_axes=(axes or {}) if candidate.dynamic else {},
         constants=constants,
-        output_names=tuple(name for name, _ in outputs),
+        output_names=tuple(unique_names([name for name, _ in outputs], taken=inputs)),
         output_axes=(output_axes or {}) if candidate.dynamic else {},
         directory=directory,
         **fields,

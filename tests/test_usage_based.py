@@ -144,7 +144,7 @@ class TakesNamesOfItsOwn(nn.Module):
         self.output = nn.Parameter(torch.ones(3))
 
     def forward(self, x: Tensor) -> dict[str, Tensor]:
-        return {"output": x + self.output, "same": x, "constant": self.output}
+        return {"output": x + self.output, "same": x, "constant": self.output, "x": x * 2}
 
 
 def test_names_do_not_collide(tmp_path: Path) -> None:
@@ -153,7 +153,12 @@ def test_names_do_not_collide(tmp_path: Path) -> None:
         request_for(model, {"x": torch.randn(2, 3)}, DYNAMIC, tmp_path)
     ).path
     onnx.checker.check_model(path)
-    assert [value.name for value in onnx.load(path).graph.output] == ["output", "same", "constant"]
+    assert [value.name for value in onnx.load(path).graph.output] == [
+        "output",
+        "same",
+        "constant",
+        "x_output",
+    ]
     assert largest_error(path, model, {"x": torch.randn(2, 3)}) < 1e-6
 
 
