@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from selector.inputs import ShapeDtype
     from selector.queries import analyze, rank, verify
     from selector.ranking import RankedCandidate, Ranking
-    from selector.training import retrain
+    from selector.retraining import retrain
     from selector.verification import VerificationReport
     from strategies.base import Candidate
     from strategies.hierarchy import Hierarchy, read_hierarchy
@@ -57,7 +57,7 @@ _HOMES = {
     "selector.inputs": ("ShapeDtype",),
     "selector.queries": ("analyze", "rank", "verify"),
     "selector.ranking": ("RankedCandidate", "Ranking"),
-    "selector.training": ("retrain",),
+    "selector.retraining": ("retrain",),
     "selector.verification": ("VerificationReport",),
     "strategies.base": ("Candidate",),
     "strategies.hierarchy": ("Hierarchy", "read_hierarchy"),

@@ -202,9 +202,12 @@ def _retrain(options: argparse.Namespace) -> None:
     import selector  # noqa: PLC0415 - lazy, for a quick --help
 
     card = selector.retrain(
-        options.baselines, options.output, with_experience=options.with_experience
+        options.baselines,
+        options.output,
+        with_experience=options.with_experience,
+        force=options.force,
     )
-    _show(options, card, "render_facts")
+    _show(options, card, "render_card")
 
 
 def _model_arguments(options: argparse.Namespace) -> dict[str, Any]:

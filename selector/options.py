@@ -203,6 +203,7 @@ def _retrain(parser: argparse.ArgumentParser) -> None:
     )
     add("--with-experience", action="store_true", help="learn from your own exports too")
     add("-o", "--output", type=Path, metavar="PATH", help="the ranker's file; yours by default")
+    add("--force", action="store_true", help="replace a ranker in use that is better")
     _output(parser)
 
 

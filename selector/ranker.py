@@ -119,7 +119,7 @@ class FittedRanker:
         self, features: ModelFeatures, candidates: Sequence[Candidate]
     ) -> list[float]:
         """The classifier's word counts the more, the more often the candidate was measured."""
-        rates = [self._rate(candidate) for candidate in candidates]
+        rates = [self.rate(candidate) for candidate in candidates]
         if self.classifier is None or not candidates:
             return rates
         learned = self.classifier.predict_proba(matrix(features, candidates))[:, 1]
@@ -179,7 +179,8 @@ class FittedRanker:
         names = {str(candidate), str(twin_with_weights(candidate))}
         return sum(self.tallies.get(name, Tally()).tried for name in names)
 
-    def _rate(self, candidate: Candidate) -> float:
+    def rate(self, candidate: Candidate) -> float:
+        """The success rate of a candidate over all models, drawn to that of its strategy."""
         rate = 0.5
         for name in reversed(_likest(candidate)):
             rate = self.tallies.get(name, Tally()).rate(rate)

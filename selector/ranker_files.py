@@ -79,6 +79,11 @@ def user_path() -> Path:
     return Path(platformdirs.user_data_dir("autoexport")) / FILE_NAME
 
 
+def user_baseline() -> Path:
+    """Where that lies which the user's own ranker was fitted on."""
+    return user_path().with_name("baseline.json.gz")
+
+
 def shipped_path() -> Path:
     """Where the shipped ranker lies: inside the installed package, or beside it in a checkout."""
     return _training_data() / FILE_NAME

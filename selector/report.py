@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from selector.chain import Attempt
     from selector.features import ModelFeatures
     from selector.ranking import Ranking
+    from selector.retraining import ScoreCard
+    from selector.scoring import Interval
     from selector.source import ModelSource
     from selector.verdict import VerificationReport
     from strategies.hierarchy import Hierarchy
@@ -225,14 +227,46 @@ def render_hierarchy(hierarchy: Hierarchy, depth: int = 3) -> RenderableType:
     return Group(_grid({"hierarchy": _hierarchy_fact(hierarchy), **metadata}), "", table)
 
 
-def render_facts(value: object) -> RenderableType:
-    """Any dataclass or mapping as lines of name and value, empty entries left out."""
+def render_card(card: ScoreCard) -> RenderableType:
+    """What a ranker was fitted on, and what it costs on families that it was not fitted on."""
+    scores = card.scores
     facts = {
-        name.replace("_", " "): _fact_text(item)
-        for name, item in to_json(value).items()
-        if item not in (None, "", [], {})
+        "ranker": path_text(card.path),
+        "fitted on": f"{card.records} records: {card.models} models, {card.candidates} candidates",
+        "right": f"{card.success_rate:.1%} of them",
+        "from": ", ".join(item["file"] for item in card.training),
     }
-    return _grid(facts)
+    if scores.brier is not None:
+        facts["probability"] = (
+            f"Brier score {scores.brier:.3f} (rates alone {scores.brier_of_rates:.3f}), "
+            f"calibration error {scores.calibration_error:.3f}"
+        )
+    if card.against_champion is not None:
+        more = card.against_champion
+        facts["in use before"] = (
+            f"costs {-more.mean:+.2f} s per model against this one "
+            f"({-more.high:+.2f} to {-more.low:+.2f})"
+        )
+    table = _table(
+        *("on held-out families", "seconds", "first right", "attempts", "remaining gap"),
+        right=(1, 2, 3, 4),
+    )
+    for name, policy in scores.policies.items():
+        table.add_row(
+            name,
+            _interval_text(policy.seconds),
+            f"{policy.first_right.mean:.0%}",
+            f"{policy.attempts.mean:.2f}",
+            _interval_text(policy.remaining_gap),
+        )
+    shown: list[RenderableType] = ["", table] if scores.policies else []
+    return Group(_grid(facts), *_notes(card.notes), *shown)
+
+
+def _interval_text(interval: Interval | None) -> str:
+    if interval is None:
+        return ""
+    return f"{interval.mean:.2f} ({interval.low:.2f} to {interval.high:.2f})"
 
 
 # Pieces

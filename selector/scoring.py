@@ -1,190 +1,376 @@
-"""How good a ranker is on architecture families that it was not fitted on."""
+"""How good a ranker is on models that it was not fitted on."""
 
 from __future__ import annotations
 
 import math
+import random
 from collections import defaultdict
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
 
-from selector.hindsight import Failure, by_model, twins_apart
-from selector.ranking import rank_candidates, static_ranking
-from strategies.base import Candidate
+from selector.hindsight import by_model
+from selector.orders import (
+    Order,
+    Spent,
+    fixed,
+    learned,
+    single_best,
+    spend,
+    static,
+    virtual_best,
+)
+from selector.ranker import matrix, timed_matrix
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from selector.ranker import FittedRanker
     from selector.training import Row
 
-FOLDS = 5
+Model = Sequence["Row"]
+# Models to hold out, group by group: from all models and a seed to positions in them.
+Splitter = Callable[[Sequence[Model], int], list[list[int]]]
+Fit = Callable[[Sequence["Row"], int], "FittedRanker"]
+
+RANKER, STATIC, SINGLE_BEST, VIRTUAL_BEST = "ranker", "static order", "single best", "virtual best"
+BY_ATTEMPTS = f"{RANKER}, by attempts"
+CHAMPION = "ranker in use"
+SEEDS = 10
+BINS = 10
+RESAMPLES = 2000
+COVERED = (2.5, 97.5)
+# What is not solved is charged ten times this limit (PAR10).
+TIME_LIMIT, PENALTY = 120.0, 10.0
+
+
+@dataclass(frozen=True, slots=True)
+class Interval:
+    """A mean over models and seeds, with its 95 % interval by resampling models and seeds."""
+
+    mean: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyScore:
+    """What a way to order costs, in means per model.
+
+    Attributes:
+        seconds: To a verified file, failed attempts included.
+        par10: The same, where what is not solved costs ten times the limit.
+        attempts: Number of attempts.
+        first_right: Share of models on which the first choice succeeds.
+        remaining_gap: (it - VBS) / (SBS - VBS) in seconds; 0 is the oracle, 1 the single best.
+    """
+
+    seconds: Interval
+    par10: Interval
+    attempts: Interval
+    first_right: Interval
+    remaining_gap: Interval | None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scores:
-    """Out-of-family scores; None where the data do not define one.
+    """Held-out scores; None where the data do not define one.
 
-    The costs are mean seconds per model to the first success in the order given, failed
-    attempts included, over models that some candidate succeeds on and all were timed on.
+    The costs are over models that some candidate succeeds on and all were timed on. The
+    single best (SBS) is the order that costs least on these very models, and the virtual
+    best (VBS) an oracle that tries one that succeeds first.
 
     Attributes:
-        folds: Number of folds; each architecture family is in one of them.
+        seeds: How often everything was fitted and split anew.
+        models: Number of models that the costs are over.
         brier: Mean squared error of the probabilities; 0.25 for a coin.
         brier_of_rates: The same for the success rate of each candidate.
         auc: Area under the ROC curve.
-        models_timed: Number of models that the costs are over.
-        selector_seconds: Cost of the ranker's order.
-        static_seconds: Cost of the static order.
-        single_best_seconds: Cost of the best order that is the same for all models (SBS).
-        virtual_best_seconds: Cost of an oracle that tries one that succeeds first (VBS).
-        remaining_gap: (selector - VBS) / (SBS - VBS); 0 is the oracle, 1 the single best.
+        calibration_error: Expected calibration error of the probabilities in 10 bins (ECE).
+        remaining_gap: The ranker's, see `PolicyScore`.
+        policies: By name.
     """
 
-    folds: int = 0
+    seeds: int = 0
+    models: int = 0
     brier: float | None = None
     brier_of_rates: float | None = None
     auc: float | None = None
-    models_timed: int = 0
-    selector_seconds: float | None = None
-    static_seconds: float | None = None
-    single_best_seconds: float | None = None
-    virtual_best_seconds: float | None = None
-    remaining_gap: float | None = None
+    calibration_error: float | None = None
+    remaining_gap: Interval | None = None
+    policies: Mapping[str, PolicyScore] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
-class _Costs:
-    """Seconds to a verified file on one model, for each way to order."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Validation:
+    """What held-out models cost, model by model.
 
-    selector: float
-    static: float
-    single_best: float
-    virtual_best: float
+    Attributes:
+        models: Rows of each that the costs are over.
+        spent: By policy, for each seed what each model cost.
+        predictions: Of the ranker, for every row and seed: family, candidate, success,
+            probability, and the success rate of the candidate on the other models.
+    """
 
-
-def score_ranker(
-    rows: Sequence[Row], fit: Callable[[Sequence[Row]], FittedRanker], folds: int = FOLDS
-) -> Scores:
-    """Fits on all families but those of a fold and scores on these, for every fold."""
-    groups = _folds(rows, folds)
-    if len(groups) < 2:
-        return Scores()
-    outcomes: list[tuple[bool, float, float]] = []
-    costs: list[_Costs] = []
-    for families in groups:
-        train = [row for row in rows if row.features.family not in families]
-        ranker = fit(train)
-        rates = replace(ranker, classifier=None, clock=None)
-        for of_model in by_model(row for row in rows if row.features.family in families):
-            features, candidates = of_model[0].features, [row.candidate for row in of_model]
-            chances = ranker.probabilities(features, candidates)
-            plain = rates.probabilities(features, candidates)
-            outcomes += zip([row.success for row in of_model], chances, plain, strict=True)
-            if cost := _costs(of_model, ranker, rates):
-                costs.append(cost)
-    return _summary(len(groups), outcomes, costs)
+    models: tuple[Model, ...]
+    spent: Mapping[str, Sequence[Sequence[Spent]]]
+    predictions: tuple[tuple[Row, float, float], ...]
 
 
-def _folds(rows: Sequence[Row], folds: int) -> list[set[str]]:
-    """Families in groups of about equally many rows, the largest families first."""
-    sizes: defaultdict[str, int] = defaultdict(int)
-    for row in rows:
-        sizes[row.features.family] += 1
-    count = min(folds, len(sizes))
-    groups: list[tuple[int, set[str]]] = [(0, set()) for _ in range(count)]
-    for family in sorted(sizes, key=lambda name: (-sizes[name], name)):
-        size, members = min(groups, key=lambda group: group[0])
-        groups[groups.index((size, members))] = size + sizes[family], members | {family}
-    return [members for _, members in groups]
+def leave_one_family_out(models: Sequence[Model], _: int = 0) -> list[list[int]]:
+    """Each architecture family is held out once."""
+    families: defaultdict[str, list[int]] = defaultdict(list)
+    for place, rows in enumerate(models):
+        families[rows[0].features.family].append(place)
+    return [families[name] for name in sorted(families)]
 
 
-def _costs(rows: Sequence[Row], ranker: FittedRanker, rates: FittedRanker) -> _Costs | None:
-    """What each order costs on one model, None where that is not defined."""
-    right = [row for row in rows if row.success]
-    if not right or any(row.seconds is None for row in rows):
-        return None
-    features, candidates = rows[0].features, [row.candidate for row in rows]
-    # An oracle too wants dynamic axes, where they can be had.
-    best = min(right, key=lambda row: (not row.candidate.dynamic, row.seconds))
-
-    def cost(order: Callable[[Sequence[Candidate], Sequence[Failure]], list[Candidate]]) -> float:
-        return seconds_to_success(rows, order)
-
-    def ranked(by: FittedRanker) -> Callable[..., list[Candidate]]:
-        return lambda waiting, failed: [
-            item.candidate
-            for item in rank_candidates(features, waiting, ranker=by, failed=failed).order
-        ]
-
-    static = static_ranking(features, _registered(candidates), "").order
-    return _Costs(
-        selector=cost(ranked(ranker)),
-        static=cost(fixed([item.candidate for item in static])),
-        single_best=cost(fixed(ranked(rates)(candidates, ()))),
-        virtual_best=best.seconds or 0.0,
-    )
+def random_fifths(models: Sequence[Model], seed: int) -> list[list[int]]:
+    """Each random fifth of the models is held out once."""
+    places = list(range(len(models)))
+    random.Random(seed).shuffle(places)  # noqa: S311 - a split, not a secret
+    return [part for start in range(5) if (part := places[start::5])]
 
 
-def fixed(order: Sequence[Candidate]) -> Callable[..., list[Candidate]]:
-    """An order that changes after a failure only as that of twins does."""
-
-    def left(waiting: Sequence[Candidate], failed: Sequence[Failure]) -> list[Candidate]:
-        return twins_apart([item for item in order if item in waiting], failed)
-
-    return left
-
-
-def _registered(candidates: Sequence[Candidate]) -> list[Candidate]:
-    """Candidates in the order of the registry."""
-    from strategies.registry import BUILTIN  # noqa: PLC0415 - keeps the module's imports one way
-
-    names = [*BUILTIN, *sorted({item.strategy for item in candidates} - BUILTIN.keys())]
-    return sorted(candidates, key=lambda item: (not item.dynamic, names.index(item.strategy)))
-
-
-def seconds_to_success(
-    rows: Sequence[Row],
-    order: Callable[[Sequence[Candidate], Sequence[Failure]], list[Candidate]],
-) -> float:
-    """What the chain would spend on one model, which orders anew after each failure.
+def cross_validate(
+    rows: Iterable[Row],
+    fit: Fit,
+    split: Splitter = leave_one_family_out,
+    *,
+    seeds: int = SEEDS,
+    champion: Sequence[Row] = (),
+) -> Validation | None:
+    """Fits on all models but those of a group and tries the ranker on these, for every group.
 
     Args:
-        rows: Of the model, each with its seconds.
-        order: Of candidates that are left, after what failed so far.
+        rows: Of all models that are tried; the ranker is fitted on them.
+        fit: Rows and a seed to a ranker.
+        split: Which groups of models are held out.
+        seeds: How often, each time with another seed.
+        champion: What another ranker is fitted on in the same way; its models are tried too.
+
+    Returns:
+        None where nothing is left to fit on, or nothing to try.
     """
-    by_candidate = {row.candidate: row for row in rows}
-    waiting, failed, total = list(by_candidate), list[Failure](), 0.0
-    while waiting:
-        row = by_candidate[order(waiting, failed)[0]]
-        waiting.remove(row.candidate)
-        total += row.seconds or 0.0
-        if row.failure is None:
-            break
-        failed.append(Failure(candidate=row.candidate, kind=row.failure))
-    return total
-
-
-def _summary(
-    folds: int, outcomes: Sequence[tuple[bool, float, float]], costs: Sequence[_Costs]
-) -> Scores:
-    selector, static, best, oracle = (
-        math.fsum(getattr(cost, name) for cost in costs) / len(costs) if costs else None
-        for name in ("selector", "static", "single_best", "virtual_best")
+    rows = list(rows)
+    known = {(row.model, row.candidate) for row in rows}
+    models = by_model(
+        [*rows, *(row for row in champion if (row.model, row.candidate) not in known)]
     )
-    gap = None
-    if selector is not None and best is not None and oracle is not None and best > oracle:
-        gap = (selector - oracle) / (best - oracle)
+    groups = split(models, 0)
+    if len(groups) < 2:
+        return None
+    whole_families = split is leave_one_family_out
+    sources = {RANKER: rows, CHAMPION: list(champion)} if champion else {RANKER: rows}
+    spent: defaultdict[str, list[dict[int, Spent]]] = defaultdict(list)
+    predictions: list[tuple[Row, float, float]] = []
+    for seed in range(seeds):
+        of_seed: defaultdict[str, dict[int, Spent]] = defaultdict(dict)
+        for group in split(models, seed):
+            held_out = [models[place] for place in group]
+            rankers = {
+                name: remembering(fit(_without(source, held_out, whole_families), seed), held_out)
+                for name, source in sources.items()
+            }
+            for place in group:
+                if not _is_timed(models[place]):
+                    continue
+                for name, order in _orders(models[place], rankers).items():
+                    of_seed[name][place] = spend(models[place], order)
+            predictions += _predictions(rankers[RANKER], held_out)
+        for name, found in of_seed.items():
+            spent[name].append(found)
+    timed = [place for place, model in enumerate(models) if _is_timed(model)]
+    if not timed:
+        return None
+    unlearned = _unlearned([models[place] for place in timed])
+    return Validation(
+        models=tuple(models[place] for place in timed),
+        spent={
+            **{
+                name: [[found[place] for place in timed] for found in by_seed]
+                for name, by_seed in spent.items()
+            },
+            **{name: [found] * seeds for name, found in unlearned.items()},
+        },
+        predictions=tuple(predictions),
+    )
+
+
+def _is_timed(rows: Model) -> bool:
+    """Whether the cost of every order is known, and one ends well."""
+    return any(row.success for row in rows) and all(row.seconds is not None for row in rows)
+
+
+def _without(rows: Sequence[Row], held_out: Sequence[Model], whole_families: bool) -> list[Row]:  # noqa: FBT001 - private, and named at its one call
+    models = {model[0].model for model in held_out}
+    families = {model[0].features.family for model in held_out} if whole_families else set()
+    return [row for row in rows if row.model not in models and row.features.family not in families]
+
+
+def _orders(rows: Model, rankers: Mapping[str, FittedRanker]) -> dict[str, Order]:
+    features = rows[0].features
+    orders = {name: learned(ranker, features) for name, ranker in rankers.items()}
+    return {**orders, BY_ATTEMPTS: learned(rankers[RANKER], features, "attempts")}
+
+
+def _unlearned(models: Sequence[Model]) -> dict[str, list[Spent]]:
+    """What orders cost that nothing was fitted for."""
+    best = fixed(single_best(models))
+    return {
+        SINGLE_BEST: [spend(rows, best) for rows in models],
+        STATIC: [
+            spend(rows, fixed(static(rows[0].features, [row.candidate for row in rows])))
+            for rows in models
+        ],
+        VIRTUAL_BEST: [spend(rows, fixed(virtual_best(rows))) for rows in models],
+    }
+
+
+class _Remembering:
+    """An estimator that was asked everything at once, as single questions take long."""
+
+    def __init__(self, estimator: Any, questions: NDArray[Any]) -> None:
+        predict = getattr(estimator, "predict_proba", estimator.predict)
+        answers = predict(questions)
+        self._answers = {
+            row.tobytes(): answer for row, answer in zip(questions, answers, strict=True)
+        }
+
+    def predict(self, rows: NDArray[Any]) -> NDArray[Any]:
+        import numpy as np  # noqa: PLC0415 - the parent of an export needs none of it
+
+        return np.asarray([self._answers[bytes(row)] for row in rows])
+
+    predict_proba = predict
+
+
+def remembering(ranker: FittedRanker, models: Sequence[Model]) -> FittedRanker:
+    """The same ranker for these models only, much faster."""
+    import numpy as np  # noqa: PLC0415 - the parent of an export needs none of it
+
+    asked = [(rows[0].features, [row.candidate for row in rows]) for rows in models]
+    classifier, clock = ranker.classifier, ranker.clock
+    if classifier is not None:
+        questions = np.vstack([matrix(features, candidates) for features, candidates in asked])
+        classifier = _Remembering(classifier, questions)
+    if clock is not None:
+        questions = np.vstack(
+            [
+                timed_matrix(features, candidates, success=success)
+                for features, candidates in asked
+                for success in (True, False)
+            ]
+        )
+        clock = _Remembering(clock, questions)
+    return replace(ranker, classifier=classifier, clock=clock)
+
+
+def _predictions(
+    ranker: FittedRanker, models: Iterable[Model]
+) -> Iterable[tuple[Row, float, float]]:
+    for rows in models:
+        candidates = [row.candidate for row in rows]
+        chances = ranker.probabilities(rows[0].features, candidates)
+        rates = [ranker.rate(candidate) for candidate in candidates]
+        yield from zip(rows, chances, rates, strict=True)
+
+
+# Summing up
+
+
+def score(validation: Validation | None) -> Scores:
+    """Means with their intervals."""
+    if validation is None:
+        return Scores()
+    outcomes = [(row.success, chance) for row, chance, _ in validation.predictions]
+    policies = {name: _policy(validation, name) for name in validation.spent}
     return Scores(
-        folds=folds,
-        brier=_brier((success, chance) for success, chance, _ in outcomes),
-        brier_of_rates=_brier((success, rate) for success, _, rate in outcomes),
+        seeds=len(validation.spent[RANKER]),
+        models=len(validation.models),
+        brier=_brier(outcomes),
+        brier_of_rates=_brier((row.success, rate) for row, _, rate in validation.predictions),
         auc=_auc(outcomes),
-        models_timed=len(costs),
-        selector_seconds=selector,
-        static_seconds=static,
-        single_best_seconds=best,
-        virtual_best_seconds=oracle,
-        remaining_gap=gap,
+        calibration_error=calibration_error(outcomes),
+        remaining_gap=policies[RANKER].remaining_gap,
+        policies=policies,
     )
+
+
+def difference(validation: Validation, first: str, second: str) -> Interval:
+    """How many seconds more the first policy costs per model than the second."""
+    return _interval(_seconds(validation, first) - _seconds(validation, second))
+
+
+def calibration_error(outcomes: Sequence[tuple[bool, float]]) -> float:
+    """Mean distance of probability and success rate over bins of equal width (Guo et al. 2017)."""
+    bins: defaultdict[int, list[tuple[bool, float]]] = defaultdict(list)
+    for success, chance in outcomes:
+        bins[min(int(chance * BINS), BINS - 1)].append((success, chance))
+    return sum(
+        abs(sum(success for success, _ in held) - math.fsum(chance for _, chance in held))
+        for held in bins.values()
+    ) / max(len(outcomes), 1)
+
+
+def _policy(validation: Validation, name: str) -> PolicyScore:
+    import numpy as np  # noqa: PLC0415 - the parent of an export needs none of it
+
+    spent = validation.spent[name]
+    seconds = _seconds(validation, name)
+    solved = np.array([[item.solved for item in of_seed] for of_seed in spent])
+    attempts = np.array([[item.attempts for item in of_seed] for of_seed in spent])
+    return PolicyScore(
+        seconds=_interval(seconds),
+        par10=_interval(np.where(solved, seconds, PENALTY * TIME_LIMIT)),
+        attempts=_interval(attempts),
+        first_right=_interval(solved & (attempts == 1)),
+        remaining_gap=_gap(
+            seconds, _seconds(validation, SINGLE_BEST), _seconds(validation, VIRTUAL_BEST)
+        ),
+    )
+
+
+def _seconds(validation: Validation, name: str) -> NDArray[Any]:
+    """(seeds, models)."""
+    import numpy as np  # noqa: PLC0415 - as above
+
+    return np.array([[item.seconds for item in of_seed] for of_seed in validation.spent[name]])
+
+
+def _resampled(*values: NDArray[Any]) -> list[NDArray[Any]]:
+    """Means of each over the same resampled models, each time for one seed."""
+    import numpy as np  # noqa: PLC0415 - as above
+
+    draw = np.random.default_rng(0)
+    seeds, models = values[0].shape
+    picked = draw.integers(models, size=(RESAMPLES, models))
+    seed = draw.integers(seeds, size=(RESAMPLES, 1))
+    return [item[seed, picked].mean(axis=1) for item in values]
+
+
+def _interval(values: NDArray[Any]) -> Interval:
+    (means,) = _resampled(values)
+    return _covering(float(values.mean()), means)
+
+
+def _covering(mean: float, means: NDArray[Any]) -> Interval:
+    import numpy as np  # noqa: PLC0415 - as above
+
+    low, high = np.percentile(means, COVERED)
+    return Interval(mean, float(low), float(high))
+
+
+def _gap(mine: NDArray[Any], single: NDArray[Any], virtual: NDArray[Any]) -> Interval | None:
+    import numpy as np  # noqa: PLC0415 - as above
+
+    if not single.mean() > virtual.mean():
+        return None
+    own, best, oracle = _resampled(mine, single, virtual)
+    defined = best > oracle
+    gaps = (own[defined] - oracle[defined]) / (best[defined] - oracle[defined])
+    gap = (mine.mean() - virtual.mean()) / (single.mean() - virtual.mean())
+    return _covering(float(gap), np.asarray(gaps))
 
 
 def _brier(outcomes: Iterable[tuple[bool, float]]) -> float:
@@ -192,8 +378,8 @@ def _brier(outcomes: Iterable[tuple[bool, float]]) -> float:
     return math.fsum(errors) / len(errors)
 
 
-def _auc(outcomes: Sequence[tuple[bool, float, float]]) -> float | None:
-    if len({success for success, _, _ in outcomes}) < 2:
+def _auc(outcomes: Sequence[tuple[bool, float]]) -> float | None:
+    if len({success for success, _ in outcomes}) < 2:
         return None
     from sklearn.metrics import roc_auc_score  # noqa: PLC0415 - scikit-learn takes seconds
 

@@ -1,20 +1,15 @@
-"""Baselines to data set to fitted ranker to its score card."""
+"""Baselines to data set to fitted ranker."""
 
 from __future__ import annotations
 
-import hashlib
-import math
-import os
 import statistics
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from datetime import UTC, datetime
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
-from selector import baseline, experience, hindsight, ranker_files
-from selector.errors import AttemptTimeoutError, RankerError
+from selector import baseline, hindsight
+from selector.errors import AttemptTimeoutError
 from selector.features import ModelFeatures
 from selector.ranker import (
     FittedRanker,
@@ -23,7 +18,6 @@ from selector.ranker import (
     timed_matrix,
     twin_with_weights,
 )
-from selector.scoring import Scores, score_ranker
 from strategies.base import Candidate
 
 # With fewer rows an estimator says less than rates and medians do.
@@ -59,82 +53,6 @@ class Row:
     timed_out: bool
     seconds: float | None
     qualities: Mapping[str, float]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ScoreCard:
-    """What a ranker was fitted on and how good it is; stored beside the artefact.
-
-    Attributes:
-        path: The artefact.
-        records: Rows used.
-        models: Different models among them.
-        candidates: Different candidates among them.
-        success_rate: Share of rows that are successes.
-        scores: From folds that keep each architecture family together.
-        training: Name and SHA-256 of every baseline.
-        notes: Records and models that were left out, and why.
-        created: Date and time, UTC.
-    """
-
-    path: Path
-    records: int
-    models: int
-    candidates: int
-    success_rate: float
-    scores: Scores
-    training: tuple[Mapping[str, str], ...]
-    notes: tuple[str, ...]
-    created: str
-
-
-def retrain(
-    baselines: Sequence[str | os.PathLike[str]] = (),
-    output: str | os.PathLike[str] | None = None,
-    *,
-    with_experience: bool = False,
-) -> ScoreCard:
-    """Fits the ranker anew and stores it, with its card beside it.
-
-    Args:
-        baselines: Files in this format or in the seed's; by default the shipped one.
-        output: Where the artefact goes, a `.joblib` file; by default it becomes the user's
-            own ranker, which exports use instead of the shipped one.
-        with_experience: Whether to learn from the user's own exports too, see `experience`.
-
-    Raises:
-        InvalidRequestError: A baseline cannot be read, or the output cannot be written.
-        RankerError: No record can be used.
-    """
-    paths = [Path(path) for path in baselines] or [ranker_files.shipped_baseline()]
-    sources = [baseline.read(path) for path in paths]
-    if with_experience:
-        sources.append(experience.read())
-        paths += [experience.journal_path()] if sources[-1].records else []
-    merged = baseline.merge(sources)
-    rows, left_out = rows_of(merged.records)
-    if not rows:
-        reasons = "; ".join([*merged.notes, *left_out]) or "there are no records"
-        raise RankerError(f"nothing to fit the ranker on: {reasons}")
-    ranker = fit(rows)
-    target = ranker_files.user_path() if output is None else Path(output)
-    card = ScoreCard(
-        path=target,
-        records=len(rows),
-        models=len({row.model for row in rows}),
-        candidates=len({row.candidate for row in rows}),
-        success_rate=sum(row.success for row in rows) / len(rows),
-        scores=score_ranker(rows, fit),
-        training=tuple(
-            {"file": path.name, "sha256": hashlib.sha256(path.read_bytes()).hexdigest()}
-            for path in paths
-        ),
-        notes=(*merged.notes, *left_out),
-        created=datetime.now(UTC).isoformat(timespec="seconds"),
-    )
-    described = {name: value for name, value in asdict(card).items() if name != "path"}
-    ranker_files.store(ranker, target, _finite(described))
-    return card
 
 
 def rows_of(records: Iterable[baseline.Record]) -> tuple[list[Row], tuple[str, ...]]:
@@ -177,13 +95,13 @@ def _row(record: baseline.Record, features: ModelFeatures) -> Row:
     )
 
 
-def fit(rows: Sequence[Row]) -> FittedRanker:
-    """Fits probability, seconds and latency; the same rows give the same ranker."""
+def fit(rows: Sequence[Row], seed: int = SEED) -> FittedRanker:
+    """Fits probability, seconds and latency; the same rows and seed give the same ranker."""
     # What a file is like does not depend on whether it was captured with weights.
     files = [replace(row, candidate=twin_with_weights(row.candidate)) for row in rows]
     clock, spread = _fit_clock(rows)
     return FittedRanker(
-        classifier=_fit_classifier(rows),
+        classifier=_fit_classifier(rows, seed),
         clock=clock,
         clock_spread=spread,
         latency=_fit_latency(files),
@@ -204,42 +122,19 @@ def fit(rows: Sequence[Row]) -> FittedRanker:
     )
 
 
-def _fit_classifier(rows: Sequence[Row]) -> Any:
-    """A forest whose probabilities are calibrated on families that it did not see.
-
-    Its probabilities are mapped by Platt's sigmoid (Platt 1999), fitted on predictions for
-    the left-out folds: isotonic regression needs more data than a baseline has.
-    """
+def _fit_classifier(rows: Sequence[Row], seed: int) -> Any:
+    """A penalised logistic regression: calibrated by its loss, and its reasons can be read off."""
     if len(rows) < FEWEST_ROWS or len({row.success for row in rows}) < 2:
         return None
     import numpy as np  # noqa: PLC0415 - scikit-learn takes seconds, and only fitting needs it
-    from sklearn.calibration import CalibratedClassifierCV  # noqa: PLC0415 - as above
-    from sklearn.ensemble import RandomForestClassifier  # noqa: PLC0415 - as above
+    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 - as above
+    from sklearn.pipeline import make_pipeline  # noqa: PLC0415 - as above
+    from sklearn.preprocessing import StandardScaler  # noqa: PLC0415 - as above
 
     values = np.vstack([matrix(row.features, [row.candidate]) for row in rows])
     targets = np.asarray([row.success for row in rows], dtype=int)
-    forest = RandomForestClassifier(
-        n_estimators=100, min_samples_leaf=3, max_features=0.5, random_state=SEED
-    )
-    folds = _calibration_folds(rows, targets)
-    if folds is None:
-        return forest.fit(values, targets)
-    calibrated = CalibratedClassifierCV(forest, method="sigmoid", cv=folds, ensemble=False)
-    return calibrated.fit(values, targets)
-
-
-def _calibration_folds(rows: Sequence[Row], targets: Any) -> list[tuple[Any, Any]] | None:
-    """Folds by family, or by model with a single family; None where one lacks an outcome."""
-    from sklearn.model_selection import GroupKFold  # noqa: PLC0415 - as above
-
-    families = [row.features.family for row in rows]
-    groups = families if len(set(families)) > 1 else [row.model for row in rows]
-    count = min(FOLDS, len(set(groups)))
-    if count < 2:
-        return None
-    folds = list(GroupKFold(n_splits=count).split(targets, targets, groups))
-    complete = all(len(set(targets[train].tolist())) == 2 for train, _ in folds)
-    return folds if complete else None
+    regression = LogisticRegression(C=1.0, max_iter=2000, random_state=seed)
+    return make_pipeline(StandardScaler(), regression).fit(values, targets)
 
 
 def _fit_clock(rows: Sequence[Row]) -> tuple[Any, float]:
@@ -323,12 +218,3 @@ def _medians(measured: Iterable[tuple[Row, float]]) -> dict[str, float]:
         for name in (str(row.candidate), row.candidate.strategy, ""):
             values[name].append(value)
     return {name: statistics.median(items) for name, items in values.items()}
-
-
-def _finite(value: Any) -> Any:
-    """JSON has no NaN: what could not be computed is null."""
-    if isinstance(value, Mapping):
-        return {name: _finite(item) for name, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -27,6 +27,8 @@ from selector.errors import (
 from selector.features import ModelFeatures
 from selector.module_tree import ModuleNode, build_tree, visible_rows
 from selector.ranking import static_ranking
+from selector.retraining import ScoreCard
+from selector.scoring import Interval, PolicyScore, Scores
 from selector.verdict import CaseCheck, OutputCheck, VerificationReport
 from strategies.base import Candidate
 from strategies.hierarchy import Hierarchy, ModuleEntry
@@ -274,16 +276,32 @@ def test_features_name_places_and_operators() -> None:
     ]
 
 
-def test_facts_leave_out_what_is_empty() -> None:
-    facts = {"family": "text", "count": 3, "ratio": 0.123456, "none": None, "nothing": [],
-             "flag": False, "sizes": {"a": 1}, "many": list(range(20))}  # fmt: skip
-    shown = text_of(report.render_facts(facts))
-    assert "none" not in shown
-    assert "nothing" not in shown
-    assert "0.1235" in shown
-    assert "flag    no" in shown
-    assert "a 1" in shown
-    assert "11, … 8 more" in shown
+def test_a_card_shows_what_orders_cost() -> None:
+    gap = Interval(0.1234, -0.1, 0.3)
+    policy = PolicyScore(
+        seconds=Interval(1.5, 1.0, 2.0), par10=Interval(1.5, 1.0, 2.0),
+        attempts=Interval(1.25, 1.0, 1.5), first_right=Interval(0.875, 0.8, 0.9),
+        remaining_gap=gap,
+    )  # fmt: skip
+    card = ScoreCard(
+        path=Path("r.joblib"), records=12, models=3, candidates=4, success_rate=0.75,
+        scores=Scores(
+            seeds=1, models=3, brier=0.1, brier_of_rates=0.2, calibration_error=0.05,
+            policies={"ranker": policy},
+        ),
+        against_champion=Interval(-0.25, -0.5, 0.1), training=({"file": "b.json"},),
+        notes=("one note",), created="now",
+    )  # fmt: skip
+    lines = text_of(report.render_card(card)).splitlines()
+    assert lines[-1].split() == [
+        *("ranker", "1.50", "(1.00", "to", "2.00)", "88%", "1.25"),
+        *("0.12", "(-0.10", "to", "0.30)"),
+    ]
+    shown = "\n".join(lines)
+    assert "12 records: 3 models, 4 candidates" in shown
+    assert "Brier score 0.100 (rates alone 0.200), calibration error 0.050" in shown
+    assert "costs +0.25 s per model against this one (-0.10 to +0.50)" in shown
+    assert "note: one note" in shown
 
 
 @pytest.mark.parametrize(

@@ -10,13 +10,15 @@ from pathlib import Path
 
 import pytest
 from sklearn.base import ClassifierMixin
+from sklearn.pipeline import Pipeline
 
 from selector import baseline, ranker, training
 from selector.errors import InvalidRequestError, RankerError
+from selector.orders import fixed, spend
 from selector.ranker import FittedRanker, Tally
-from selector.ranker_files import load
+from selector.ranker_files import load, user_path
 from selector.ranking import rank_candidates
-from selector.scoring import fixed, seconds_to_success
+from selector.retraining import ScoreCard, retrain
 from strategies.base import Candidate
 from strategies.registry import portfolio
 from tests import synthetic
@@ -29,14 +31,14 @@ FX = Candidate(strategy="fx")
 
 
 @pytest.fixture(scope="module")
-def card(tmp_path_factory: pytest.TempPathFactory) -> training.ScoreCard:
+def card(tmp_path_factory: pytest.TempPathFactory) -> ScoreCard:
     folder = tmp_path_factory.mktemp("ranker")
     source = synthetic.write_baseline(folder / "baseline.json")
-    return training.retrain([source], folder / "ranker.joblib")
+    return retrain([source], folder / "ranker.joblib")
 
 
 @pytest.fixture(scope="module")
-def fitted(card: training.ScoreCard) -> FittedRanker:
+def fitted(card: ScoreCard) -> FittedRanker:
     return load(card.path)
 
 
@@ -89,7 +91,7 @@ def test_a_time_limit_leaves_room_and_grows_with_the_model(fitted: FittedRanker)
     assert 3600 >= limits[1].time_limit > max(2 * limits[1].expected_seconds, 120.0)
 
 
-def test_the_card_describes_the_artefact(card: training.ScoreCard) -> None:
+def test_the_card_describes_the_artefact(card: ScoreCard) -> None:
     stored = json.loads(card.path.with_suffix(".json").read_text(encoding="utf-8"))
     assert stored["sha256"] == hashlib.sha256(card.path.read_bytes()).hexdigest()
     assert stored["artefact"] == "ranker.joblib"
@@ -99,25 +101,29 @@ def test_the_card_describes_the_artefact(card: training.ScoreCard) -> None:
     assert str(card.path.parent) not in json.dumps(stored)
 
 
-def test_scores_are_out_of_family_and_better_than_rates(card: training.ScoreCard) -> None:
+def test_scores_are_out_of_family_and_better_than_rates(card: ScoreCard) -> None:
     scores = card.scores
-    assert scores.folds == 5
+    assert (scores.seeds, scores.models) == (10, 26)
     assert scores.brier is not None
     assert scores.brier_of_rates is not None
     assert scores.brier < 0.12 < scores.brier_of_rates
     assert scores.auc is not None
     assert scores.auc > 0.9
-    assert scores.virtual_best_seconds is not None
-    assert scores.selector_seconds is not None
-    assert scores.single_best_seconds is not None
-    assert scores.virtual_best_seconds <= scores.selector_seconds <= scores.single_best_seconds
+    names = ("virtual best", "ranker", "single best")
+    seconds = [scores.policies[name].seconds.mean for name in names]
+    assert seconds == sorted(seconds)
+    right = [scores.policies[name].first_right.mean for name in names]
+    assert right[0] == 1
+    assert right[1] > right[2] + 0.3
+    assert scores.calibration_error is not None
+    assert scores.calibration_error < 0.1
     assert scores.remaining_gap is not None
-    assert 0 <= scores.remaining_gap < 1
+    assert scores.remaining_gap.low <= scores.remaining_gap.mean <= scores.remaining_gap.high
 
 
-def test_the_same_data_give_the_same_ranker(tmp_path: Path, card: training.ScoreCard) -> None:
+def test_the_same_data_give_the_same_ranker(tmp_path: Path, card: ScoreCard) -> None:
     shuffled = synthetic.write_baseline(tmp_path / "b.json", synthetic.records()[::-1])
-    again = training.retrain([shuffled], tmp_path / "again.joblib")
+    again = retrain([shuffled], tmp_path / "again.joblib")
     assert again.path.read_bytes() == card.path.read_bytes()
     assert again.scores == card.scores
 
@@ -128,7 +134,7 @@ def test_several_baselines_are_joined(tmp_path: Path) -> None:
         synthetic.write_baseline(tmp_path / f"{index}.json", part)
         for index, part in enumerate((made[:20], made[10:]))
     ]
-    joined = training.retrain(halves, tmp_path / "ranker.joblib")
+    joined = retrain(halves, tmp_path / "ranker.joblib")
     assert joined.records == len(made)
     assert [item["file"] for item in joined.training] == ["0.json", "1.json"]
 
@@ -137,7 +143,7 @@ def test_several_baselines_are_joined(tmp_path: Path) -> None:
 
 
 def test_the_seeds_summary_gives_the_seeds_recommendation(tmp_path: Path) -> None:
-    card = training.retrain([written(tmp_path / "seed.json", SEED_SUMMARY)], tmp_path / "r.joblib")
+    card = retrain([written(tmp_path / "seed.json", SEED_SUMMARY)], tmp_path / "r.joblib")
     assert (card.records, card.models) == (6, 2)
     assert card.scores.remaining_gap is None
     for dynamic in (True, False):
@@ -156,7 +162,7 @@ def test_any_amount_of_data_gives_a_ranker(tmp_path: Path, count: int, outcome: 
     if outcome != "as measured":
         right = {"success": outcome == "all right"}
         made = [item.model_copy(update=right) for item in made]
-    training.retrain([synthetic.write_baseline(tmp_path / "b.json", made)], tmp_path / "r.joblib")
+    retrain([synthetic.write_baseline(tmp_path / "b.json", made)], tmp_path / "r.joblib")
     ranking = rank_candidates(synthetic.model_features(), portfolio(), ranker=tmp_path / "r.joblib")
     assert ranking.trained
     assert {item.candidate for item in ranking.order} == set(portfolio())
@@ -183,12 +189,15 @@ def test_the_cost_of_an_order_is_what_the_chain_would_spend() -> None:
         TRACED: False,
         HTP: True,
     }
-    alike = seconds_to_success(rows, fixed(order))
-    assert alike == pytest.approx(spent[order[0]] + spent[HTP])
+    alike = spend(rows, fixed(order))
+    assert alike.seconds == pytest.approx(spent[order[0]] + spent[HTP])
+    assert (alike.attempts, alike.solved) == (2, True)
     read = [
         replace(row, failure="VoidReadError") if row.candidate == order[0] else row for row in rows
     ]
-    assert seconds_to_success(read, fixed(order)) == pytest.approx(alike + spent[TRACED])
+    after = spend(read, fixed(order))
+    assert after.seconds == pytest.approx(alike.seconds + spent[TRACED])
+    assert spend(rows, fixed([TRACED])).solved is False
 
 
 def test_rows_tell_how_a_candidate_failed() -> None:
@@ -211,24 +220,54 @@ def test_records_without_features_are_left_out(tmp_path: Path) -> None:
     made = [item.model_copy(update={"features": None}) for item in synthetic.records(per_family=1)]
     path = synthetic.write_baseline(tmp_path / "b.json", made)
     with pytest.raises(RankerError, match=r"6 models without features are left out"):
-        training.retrain([path], tmp_path / "r.joblib")
+        retrain([path], tmp_path / "r.joblib")
     assert not (tmp_path / "r.joblib").exists()
     assert not list(tmp_path.glob(".r*"))
+
+
+def test_a_worse_ranker_does_not_replace_the_one_in_use(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
+    good = synthetic.records()
+    lying = [
+        item.model_copy(update={"success": item.candidate.strategy == "fx", "stage": "lower"})
+        for item in synthetic.records(families=("encoder", "cnn"), per_family=4)
+    ]
+    truth, lies = (
+        synthetic.write_baseline(tmp_path / name, made)
+        for name, made in (("truth.json", good), ("lies.json", lying))
+    )
+    retrain([truth], force=True)
+    installed = user_path().read_bytes()
+    with pytest.raises(RankerError, match=r"costs .* s more per model .* --force installs it"):
+        retrain([lies])
+    assert user_path().read_bytes() == installed
+    again = retrain([truth])
+    assert again.against_champion is None
+    forced = retrain([lies], force=True)
+    assert forced.against_champion is not None
+    assert forced.against_champion.low > 0
+    assert user_path().read_bytes() != installed
+    better = retrain([truth])
+    assert better.against_champion is not None
+    assert better.against_champion.mean < 0
 
 
 def test_nothing_to_fit_on(tmp_path: Path) -> None:
     path = synthetic.write_baseline(tmp_path / "b.json", [])
     with pytest.raises(RankerError, match="there are no records"):
-        training.retrain([path], tmp_path / "r.joblib")
+        retrain([path], tmp_path / "r.joblib")
 
 
 def test_an_output_that_cannot_be_written(tmp_path: Path) -> None:
     path = synthetic.write_baseline(tmp_path / "b.json", synthetic.records(per_family=1))
     with pytest.raises(InvalidRequestError, match="cannot be written"):
-        training.retrain([path], path / "r.joblib")
+        retrain([path], path / "r.joblib")
 
 
 def test_the_estimators_are_scikit_learns(fitted: FittedRanker) -> None:
-    assert isinstance(fitted.classifier, ClassifierMixin)
+    assert isinstance(fitted.classifier, Pipeline)
+    assert isinstance(fitted.classifier[-1], ClassifierMixin)
     assert "sklearn" in sys.modules
     assert isinstance(baseline.environment()["versions"]["scikit-learn"], str)

@@ -1,0 +1,119 @@
+"""Ways to order candidates, and what an order costs on models that were measured."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from selector.hindsight import Failure, twins_apart
+from selector.ranking import rank_candidates, static_ranking
+from strategies.registry import BUILTIN
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from selector.features import ModelFeatures
+    from selector.ranker import FittedRanker
+    from selector.training import Row
+    from strategies.base import Candidate
+
+# Of candidates that are left, after what failed so far.
+Order = Callable[[Sequence["Candidate"], Sequence[Failure]], Sequence["Candidate"]]
+
+
+@dataclass(frozen=True, slots=True)
+class Spent:
+    """What the chain would spend on one model.
+
+    Attributes:
+        seconds: Wall seconds of all attempts.
+        attempts: Their number.
+        solved: Whether the last one gave a verified file.
+    """
+
+    seconds: float
+    attempts: int
+    solved: bool
+
+
+def spend(rows: Sequence[Row], order: Order) -> Spent:
+    """What the chain would spend on one model, which orders anew after each failure.
+
+    Args:
+        rows: Of the model, each with its seconds.
+        order: The way to order; what it leaves out is not tried.
+    """
+    by_candidate = {row.candidate: row for row in rows}
+    waiting, failed, seconds = list(by_candidate), list[Failure](), 0.0
+    while waiting and (ordered := order(waiting, failed)):
+        row = by_candidate[ordered[0]]
+        waiting.remove(row.candidate)
+        seconds += row.seconds or 0.0
+        if row.failure is None:
+            return Spent(seconds, len(failed) + 1, solved=True)
+        failed.append(Failure(candidate=row.candidate, kind=row.failure))
+    return Spent(seconds, len(failed), solved=False)
+
+
+def learned(ranker: FittedRanker, features: ModelFeatures, objective: str = "time") -> Order:
+    """By a fitted ranker."""
+    return lambda waiting, failed: (
+        rank_candidates(
+            features, waiting, objective=objective, ranker=ranker, failed=failed
+        ).candidates
+    )
+
+
+def fixed(order: Sequence[Candidate]) -> Order:
+    """One that changes after a failure only as that of twins does."""
+    return lambda waiting, failed: twins_apart([item for item in order if item in waiting], failed)
+
+
+def static(features: ModelFeatures, candidates: Sequence[Candidate]) -> list[Candidate]:
+    """The order without a ranker."""
+    names = [*BUILTIN, *sorted({item.strategy for item in candidates} - BUILTIN.keys())]
+    registered = sorted(candidates, key=lambda item: names.index(item.strategy))
+    return [item.candidate for item in static_ranking(features, registered, "").order]
+
+
+def virtual_best(rows: Sequence[Row]) -> list[Candidate]:
+    """An oracle's: the fastest one that is right, dynamic ones first."""
+    right = [row for row in rows if row.success]
+    best = min(right, key=lambda row: (not row.candidate.dynamic, row.seconds or 0.0))
+    return [best.candidate]
+
+
+def single_best(models: Sequence[Sequence[Row]]) -> list[Candidate]:
+    """The order of all candidates that costs least on all models, dynamic ones first.
+
+    Which models the dynamic ones leave to the static ones does not depend on their order,
+    so the best order of each half is found on its own, among all of them.
+    """
+    import numpy as np  # noqa: PLC0415 - the parent of an export needs none of it
+
+    candidates = sorted({row.candidate for rows in models for row in rows}, key=str)
+    places = {candidate: place for place, candidate in enumerate(candidates)}
+    seconds = np.zeros((len(models), len(candidates)))
+    right = np.zeros(seconds.shape, dtype=bool)
+    for number, rows in enumerate(models):
+        for row in rows:
+            seconds[number, places[row.candidate]] = row.seconds or 0.0
+            right[number, places[row.candidate]] = row.success
+    open_models = np.ones(len(models), dtype=bool)
+    order: list[int] = []
+    for dynamic in (True, False):
+        half = [places[item] for item in candidates if item.dynamic == dynamic]
+        order += _best_half(half, seconds[open_models], right[open_models])
+        open_models &= ~right[:, half].any(axis=1)
+    return [candidates[place] for place in order]
+
+
+def _best_half(half: Sequence[int], seconds: NDArray[Any], right: NDArray[Any]) -> tuple[int, ...]:
+    def cost(order: tuple[int, ...]) -> float:
+        chosen = list(order)
+        done = right[:, chosen].cumsum(axis=1) - right[:, chosen] > 0
+        return float((seconds[:, chosen] * ~done).sum())
+
+    return min(itertools.permutations(half), key=cost)
