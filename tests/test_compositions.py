@@ -20,6 +20,7 @@ from strategies.usage_based import UsageBasedStrategy
 from tests.exporting import largest_error, request_for
 
 Case = Callable[[Tensor], Any]
+CAT: Any = torch.cat  # torch's annotations do not know all its names of arguments
 
 ROWS, OTHER_ROWS = (2, 3, 8), (3, 3, 12)
 IMAGES, OTHER_IMAGES = (2, 3, 8, 8), (3, 3, 10, 12)
@@ -193,6 +194,7 @@ SIZES: dict[str, Case] = {
     ),
     # As many pieces as rows, and another number of rows in the other size.
     "pieces": lambda x: torch.cat(x.flatten(0, 1).split((ids(x)[:, 0, 0] * 0 + 3).tolist())),
+    "names as in NumPy": lambda x: (CAT([x, x], axis=1), CAT([x], axis=0)),
     "tensor": lambda x: x.sum() * torch.tensor([[x.shape[0], 2], [3.0, x.shape[-1]]]),
     "as_tensor": lambda x: (
         torch.as_tensor([(x.shape[0], 2), (3, x.shape[-1])], dtype=torch.int64) * x.sum(),

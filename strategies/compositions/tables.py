@@ -12,6 +12,7 @@ from torch import Tensor
 Composition = Callable[..., Any]
 Table = dict[Any, Composition]
 
+_ALIASES = {"axis": "dim", "keepdims": "keepdim"}
 # Where torch keeps a function under the same name.
 _PLACES = (
     torch,
@@ -28,10 +29,11 @@ def composing(table: Table) -> Callable[..., Callable[[Composition], Composition
 
     def composes(*names: str) -> Callable[[Composition], Composition]:
         def enter(composition: Composition) -> Composition:
-            written = in_place(composition)
+            called = _knowing_aliases(composition)
+            written = in_place(called)
             for name in names:
                 for place in _PLACES:
-                    for spelling, call in ((name, composition), (f"{name}_", written)):
+                    for spelling, call in ((name, called), (f"{name}_", written)):
                         if hasattr(place, spelling):
                             table[getattr(place, spelling)] = call
             return composition
@@ -39,6 +41,16 @@ def composing(table: Table) -> Callable[..., Callable[[Composition], Composition
         return enter
 
     return composes
+
+
+def _knowing_aliases(composition: Composition) -> Composition:
+    """The same, which takes NumPy's names of arguments too, as functions of torch do."""
+
+    @functools.wraps(composition)
+    def call(*args: Any, **kwargs: Any) -> Any:
+        return composition(*args, **{_ALIASES.get(name, name): kwargs[name] for name in kwargs})
+
+    return call
 
 
 def in_place(composition: Composition) -> Composition:
