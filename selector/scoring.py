@@ -7,6 +7,7 @@ import random
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from selector.hindsight import by_model
@@ -31,6 +32,8 @@ if TYPE_CHECKING:
 Model = Sequence["Row"]
 # Models to hold out, group by group: from all models and a seed to positions in them.
 Splitter = Callable[[Sequence[Model], int], list[list[int]]]
+# A way to order the candidates of a model, with a seed for what is drawn.
+Contender = Callable[[Model, int], Order]
 Fit = Callable[[Sequence["Row"], int], "FittedRanker"]
 
 RANKER, STATIC, SINGLE_BEST, VIRTUAL_BEST = "ranker", "static order", "single best", "virtual best"
@@ -62,7 +65,8 @@ class PolicyScore:
         par10: The same, where what is not solved costs ten times the limit.
         attempts: Number of attempts.
         first_right: Share of models on which the first choice succeeds.
-        remaining_gap: (it - VBS) / (SBS - VBS) in seconds; 0 is the oracle, 1 the single best.
+        remaining_gap: (it - VBS) / (SBS - VBS) in seconds; 0 is the oracle, 1 the single best;
+            None where it does not solve every model.
     """
 
     seconds: Interval
@@ -132,13 +136,14 @@ def random_fifths(models: Sequence[Model], seed: int) -> list[list[int]]:
     return [part for start in range(5) if (part := places[start::5])]
 
 
-def cross_validate(
+def cross_validate(  # noqa: PLR0913 - what is tried, how, and against what
     rows: Iterable[Row],
     fit: Fit,
     split: Splitter = leave_one_family_out,
     *,
     seeds: int = SEEDS,
     champion: Sequence[Row] = (),
+    contenders: Mapping[str, Contender] = MappingProxyType({}),
 ) -> Validation | None:
     """Fits on all models but those of a group and tries the ranker on these, for every group.
 
@@ -147,6 +152,7 @@ def cross_validate(
         fit: Rows and a seed to a ranker.
         split: Which groups of models are held out.
         seeds: How often, each time with another seed.
+        contenders: Further ways to order, for which nothing is fitted.
         champion: What another ranker is fitted on in the same way; its models are tried too.
 
     Returns:
@@ -183,15 +189,19 @@ def cross_validate(
     timed = [place for place, model in enumerate(models) if _is_timed(model)]
     if not timed:
         return None
-    unlearned = _unlearned([models[place] for place in timed])
+    chosen = [models[place] for place in timed]
+    unlearned = {**_standard(chosen), **contenders}
     return Validation(
-        models=tuple(models[place] for place in timed),
+        models=tuple(chosen),
         spent={
             **{
                 name: [[found[place] for place in timed] for found in by_seed]
                 for name, by_seed in spent.items()
             },
-            **{name: [found] * seeds for name, found in unlearned.items()},
+            **{
+                name: [[spend(rows, order(rows, seed)) for rows in chosen] for seed in range(seeds)]
+                for name, order in unlearned.items()
+            },
         },
         predictions=tuple(predictions),
     )
@@ -214,16 +224,12 @@ def _orders(rows: Model, rankers: Mapping[str, FittedRanker]) -> dict[str, Order
     return {**orders, BY_ATTEMPTS: learned(rankers[RANKER], features, "attempts")}
 
 
-def _unlearned(models: Sequence[Model]) -> dict[str, list[Spent]]:
-    """What orders cost that nothing was fitted for."""
+def _standard(models: Sequence[Model]) -> dict[str, Contender]:
     best = fixed(single_best(models))
     return {
-        SINGLE_BEST: [spend(rows, best) for rows in models],
-        STATIC: [
-            spend(rows, fixed(static(rows[0].features, [row.candidate for row in rows])))
-            for rows in models
-        ],
-        VIRTUAL_BEST: [spend(rows, fixed(virtual_best(rows))) for rows in models],
+        SINGLE_BEST: lambda _, __: best,
+        STATIC: lambda rows, _: fixed(static(rows[0].features, [row.candidate for row in rows])),
+        VIRTUAL_BEST: lambda rows, _: fixed(virtual_best(rows)),
     }
 
 
@@ -327,7 +333,9 @@ def _policy(validation: Validation, name: str) -> PolicyScore:
         first_right=_interval(solved & (attempts == 1)),
         remaining_gap=_gap(
             seconds, _seconds(validation, SINGLE_BEST), _seconds(validation, VIRTUAL_BEST)
-        ),
+        )
+        if solved.all()
+        else None,
     )
 
 
