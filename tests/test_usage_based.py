@@ -232,6 +232,23 @@ def test_custom_gradients_are_no_matter(tmp_path: Path) -> None:
     assert torch.autograd.Function.__dict__["apply"] is apply
 
 
+class Limited(nn.Module):
+    """Takes at most four elements, and as many rows as there are in both axes."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        return x.topk(min(4, x.shape[-1])).values, x.new_ones(max(x.shape)) * max(2.0, 1.0)
+
+
+def test_the_lesser_of_sizes_is_found_out_at_every_run(tmp_path: Path) -> None:
+    model = Limited()
+    axes = {"x": {0: "rows", 1: "columns"}}
+    request = request_for(model, {"x": torch.randn(2, 3)}, DYNAMIC, tmp_path, axes=axes)
+    path = UsageBasedStrategy()(request).path
+    for shape in ((2, 3), (2, 9), (5, 4)):
+        assert largest_error(path, model, {"x": torch.randn(shape)}) < 1e-6
+    assert "min" not in globals()
+
+
 def test_a_place_that_cannot_be_written_is_no_failure_of_the_strategy(tmp_path: Path) -> None:
     model = nn.ReLU()
     request = request_for(model, {"input": torch.ones(2)}, DYNAMIC, tmp_path / "gone")

@@ -1,0 +1,57 @@
+"""Python's `min` and `max` of sizes in a trace, which would be one or the other for good."""
+
+from __future__ import annotations
+
+import builtins
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from strategies.torchscript import is_tracing
+
+
+@contextmanager
+def kept(model: nn.Module) -> Iterator[None]:
+    """Within it the model's code calls `min` and `max` that stay open for other sizes.
+
+    Where a plain number is the lesser or greater one, it remains a plain number: what is
+    as wide as a window wants to know how wide that is.
+    """
+    sources = {type(part).__module__ for part in model.modules()}
+    with ExitStack() as stack:
+        for source in sorted(sources & sys.modules.keys()):
+            module = sys.modules[source]
+            for name, function in _FUNCTIONS.items():
+                if not source.startswith("torch.") and name not in vars(module):
+                    setattr(module, name, function)
+                    stack.callback(delattr, module, name)
+        yield
+
+
+def _open(
+    builtin: Callable[..., Any], function: Callable[[Tensor, Tensor], Tensor]
+) -> Callable[..., Any]:
+    def extreme(*args: Any, **options: Any) -> Any:
+        if options or not is_tracing():
+            return builtin(*args, **options)
+        items = list(args[0]) if len(args) == 1 else args
+        found = builtin(items)
+        for other in items if _is_size(found) else ():
+            found = function(found, torch.as_tensor(other))
+        return found
+
+    return extreme
+
+
+def _is_size(value: object) -> bool:
+    return isinstance(value, Tensor) and value.dim() == 0 and value.dtype is torch.int64
+
+
+_FUNCTIONS = {
+    "min": _open(builtins.min, torch.minimum),
+    "max": _open(builtins.max, torch.maximum),
+}
