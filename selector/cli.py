@@ -59,6 +59,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code, see `EXIT_CODES`.
     """
     given = sys.argv[1:] if arguments is None else list(arguments)
+    options: argparse.Namespace | None = None
     # When Python ends it looks for garbage in everything that was ever imported.
     atexit.register(gc.freeze)
     try:
@@ -66,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             options = parse_arguments(given, list(COMMANDS))
             COMMANDS[options.command](options)
     except (ExportError, KeyboardInterrupt) as error:
-        return _report_error(error, as_json="--json" in given)
+        return _report_error(error, options, as_json="--json" in given)
     return 0
 
 
@@ -75,10 +76,14 @@ def exit_code(error: BaseException) -> int:
     return next(code for kind, code in EXIT_CODES if isinstance(error, kind))
 
 
-def _report_error(error: BaseException, *, as_json: bool) -> int:
+def _report_error(
+    error: BaseException, options: argparse.Namespace | None, *, as_json: bool
+) -> int:
     code = exit_code(error)
     message = str(error) if isinstance(error, KeyboardInterrupt) else f"error: {error}"
-    if not isinstance(error, AllStrategiesFailedError):  # which has a line per attempt
+    if isinstance(error, AllStrategiesFailedError) and options is not None:
+        message = "\n".join(_failure_lines(error, options, message))
+    else:
         message = " ".join(message.split())
     with contextlib.suppress(BrokenPipeError):
         sys.stderr.write(f"autoexport: {message}\n")
@@ -87,6 +92,22 @@ def _report_error(error: BaseException, *, as_json: bool) -> int:
 
         _print(report.dumps(report.error_to_json(error, code)))
     return code
+
+
+def _failure_lines(
+    error: AllStrategiesFailedError, options: argparse.Namespace, message: str
+) -> Iterator[str]:
+    """That nothing helped, each attempt if none was shown as it ended, and what to try next."""
+    first, *attempts = message.splitlines()
+    yield first
+    if options.quiet:
+        yield from attempts
+    if options.strategy != "auto":
+        yield "  --strategy auto tries the other strategies too"
+    if DYNAMIC[options.dynamic] is True:
+        yield "  --dynamic auto takes a file with fixed shapes where none is right at other sizes"
+    if any(attempt.outcome == "timeout" for attempt in error.attempts):
+        yield "  --attempt-timeout TIME gives each attempt longer"
 
 
 @contextlib.contextmanager

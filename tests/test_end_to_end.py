@@ -126,6 +126,23 @@ def test_verify_refuses_another_models_file(
     assert "wrong" in done.stderr
 
 
+@pytest.mark.parametrize("quiet", [False, True])
+def test_failures_are_told_once_with_the_next_step(
+    checkpoint: Path, tmp_path: Path, autoexport: Command, *, quiet: bool
+) -> None:
+    done = autoexport(
+        *("export", checkpoint, "-o", tmp_path / "x.onnx", "--strategy", "usage_based"),
+        *("--dynamic", "on", "--tolerance", "1e-30", *(["--quiet"] if quiet else [])),
+    )
+    assert done.returncode == 5
+    lines = done.stderr.splitlines()
+    assert sum("beyond the tolerance" in line for line in lines) == 2
+    assert lines[-2].startswith("  --strategy auto")
+    assert lines[-1].startswith("  --dynamic auto")
+    assert len(lines) == 5 if quiet else lines[-3].endswith("in 2 attempts")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_model_comes_from_the_hub(checkpoint: Path, tmp_path: Path) -> None:
     files = {file.name: file.read_bytes() for file in checkpoint.iterdir()}
     with HubServer({"org/tiny": Repo(files)}) as hub:
