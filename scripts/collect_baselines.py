@@ -2,8 +2,9 @@
 
 Each attempt runs isolated and verified, just as an export does. What was measured is kept in
 a journal beside the output, one model a line, so that a run that was stopped goes on where it
-was; delete the journal to measure anew. Models that could not be built or got no inputs are in
-it too, with the reason, and are tried again with `--retry-failed`.
+was, or from the output where the journal is gone; delete both to measure anew. Models that
+could not be built or got no inputs are in it too, with the reason, and are tried again with
+`--retry-failed`.
 
 A candidate that captures without weights is tried before its twin with them. They end alike,
 nearly always, so by default the twin is tried where the first one failed, and in any case on
@@ -52,9 +53,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _collect(options: argparse.Namespace) -> int:
     path = journal_path(options.out)
+    if options.out.exists() and not path.exists():
+        # A baseline travels, in a repository or from another machine; its journal rarely does.
+        found = baseline.read(options.out)
+        collection_journal.replace(path, collection_journal.of_baseline(found))
     known = collection_journal.read(path)
     waiting = known.lacking(options.models, retry_failed=options.retry_failed)
     run = _run(options)
+    for difference in known.differences(run):
+        print(difference)
     print(f"{len(options.models)} models, {len(waiting)} of them not in {path.name}")
     print(", ".join(f"{name} {value}" for name, value in run.settings.items()), flush=True)
     code = 0

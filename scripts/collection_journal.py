@@ -26,6 +26,9 @@ from selector.baseline import (
 )
 from selector.errors import InvalidRequestError
 
+# What runs may differ in without a word: these do not decide what is right, or are told in parts.
+UNTOLD = frozenset({"jobs", "backend", "versions"})
+
 
 class _Line(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
@@ -82,21 +85,19 @@ class Contents:
 
     def baseline(self) -> Baseline:
         """The baseline of everything in it, in the order in which it was measured."""
-        entries = self.entries.values()
         counts = Counter(self.run_of.values())
         # Those that measured nothing are left out.
         places = {number: place for place, number in enumerate(sorted(counts))}
-        whole = new_baseline(
-            record.model_copy(update={"run": places.get(self.run_of.get(entry.model, -1))})
-            for entry in entries
-            for record in entry.records
-        )
-        return whole.model_copy(
-            update={
-                "unmeasured": tuple(item.unmeasured for item in entries if item.unmeasured),
-                "environment": self._environment({number: counts[number] for number in places}),
-            }
-        )
+        records: list[Record] = []
+        unmeasured: list[Unmeasured] = []
+        for model, entry in self.entries.items():
+            run = {"run": places.get(self.run_of.get(model, -1))}
+            records += (record.model_copy(update=run) for record in entry.records)
+            if entry.unmeasured:
+                unmeasured.append(entry.unmeasured.model_copy(update=run))
+        told = self._environment({number: counts[number] for number in places})
+        update = {"unmeasured": tuple(unmeasured), "environment": told}
+        return new_baseline(records).model_copy(update=update)
 
     def _environment(self, models: Mapping[int, int]) -> dict[str, Any]:
         """That of the last run, and in `runs` the settings of those that measured models."""
@@ -110,6 +111,17 @@ class Contents:
             told.append({"created": run.created, **run.settings, "models": count, **other})
         return common | {RUNS: told}
 
+    def differences(self, *more: Run) -> Iterator[str]:
+        """What its runs that measured something, and others, have not in common, a line each."""
+        runs = [*(self.runs[number] for number in sorted(set(self.run_of.values()))), *more]
+        told = [
+            run.environment | run.environment.get("versions", {}) | run.settings for run in runs
+        ]
+        for name in dict.fromkeys(name for item in told for name in item):
+            values = dict.fromkeys(str(item.get(name)) for item in told)
+            if len(values) > 1 and name not in UNTOLD:
+                yield f"the runs differ in {name}: {', '.join(values)}"
+
     def lines(self) -> Iterator[bytes]:
         """A journal that holds the same, each run followed by its entries."""
         unknown = [entry for model, entry in self.entries.items() if model not in self.run_of]
@@ -119,6 +131,30 @@ class Contents:
             for model, entry in self.entries.items():
                 if self.run_of.get(model) == number:
                     yield _as_line(_Either(entry=entry))
+
+
+def of_baseline(whole: Baseline) -> Contents:
+    """The journal that a baseline was written from, as far as the baseline tells."""
+    contents = Contents()
+    common = {name: told for name, told in whole.environment.items() if name != RUNS}
+    for told in whole.environment.get(RUNS, ()):
+        settings = {"created": whole.created, "environment": common} | told
+        settings.pop("models", None)
+        created, place = settings.pop("created"), settings.pop("environment")
+        contents.runs.append(Run(created=created, environment=place, settings=settings))
+    records: dict[str, list[Record]] = {}
+    for record in whole.records:
+        records.setdefault(record.model, []).append(record.model_copy(update={"run": None}))
+        if record.run is not None:
+            contents.run_of[record.model] = record.run
+    for model, measured in records.items():
+        contents.entries[model] = Entry(model=model, records=tuple(measured))
+    for refused in whole.unmeasured:
+        why = refused.model_copy(update={"run": None})
+        contents.entries[refused.model] = Entry(model=refused.model, unmeasured=why)
+        if refused.run is not None:
+            contents.run_of[refused.model] = refused.run
+    return contents
 
 
 def joined(journals: Iterable[Contents]) -> Contents:

@@ -1,15 +1,16 @@
 """Joins what several machines collected into one journal, and writes its baseline.
 
-python -m scripts.join_journals A.journal.jsonl B.journal.jsonl --out FILE.json.gz
+python -m scripts.join_journals A.journal.jsonl B.json.gz --out FILE.json.gz
 
-A collection into the same output goes on from there.
+It takes journals and baselines. A collection into the same output goes on from there. Of one
+journal alone it makes the baseline of what is measured so far.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from scripts import collection_journal
@@ -18,14 +19,11 @@ from scripts.collection_journal import Contents
 from selector import baseline
 from selector.errors import InvalidRequestError
 
-# What may differ between runs without a word; limits and seeds decide what is right.
-UNTOLD = frozenset({"jobs", "backend"})
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Joins them; returns the exit code."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("journals", type=Path, nargs="+", metavar="JOURNAL")
+    parser.add_argument("journals", type=Path, nargs="+", metavar="JOURNAL", help="or baseline")
     parser.add_argument("--out", type=Path, metavar="FILE", required=True)
     options = parser.parse_args(arguments)
     try:
@@ -43,10 +41,10 @@ def _join(journals: Sequence[Path], out: Path) -> int:
     for path in journals:
         if not path.is_file():
             raise InvalidRequestError(f"there is no journal {path}")
-        parts.append(collection_journal.read(path))
+        parts.append(_read(path))
         print(f"{path}: {len(parts[-1].entries)} models")
     whole = collection_journal.joined(parts)
-    for difference in _differences(whole):
+    for difference in whole.differences():
         print(difference)
     found = whole.baseline()
     collection_journal.replace(target, whole)
@@ -55,17 +53,10 @@ def _join(journals: Sequence[Path], out: Path) -> int:
     return 0
 
 
-def _differences(whole: Contents) -> Iterator[str]:
-    """What the runs that measured something have not in common, a line each."""
-    runs = [whole.runs[number] for number in sorted(set(whole.run_of.values()))]
-    told = [
-        {**run.environment, **run.environment.get("versions", {}), **run.settings} for run in runs
-    ]
-    names = dict.fromkeys(name for item in told for name in item)
-    for name in names:
-        values = dict.fromkeys(str(item.get(name)) for item in told)
-        if len(values) > 1 and name not in UNTOLD | {"versions"}:
-            yield f"the runs differ in {name}: {', '.join(values)}"
+def _read(path: Path) -> Contents:
+    if path.name.endswith(".jsonl"):
+        return collection_journal.read(path)
+    return collection_journal.of_baseline(baseline.read(path))
 
 
 if __name__ == "__main__":

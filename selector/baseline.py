@@ -133,12 +133,14 @@ class Unmeasured(_Strict):
             or `attempt`.
         error_type: Class of the error.
         error: Its message, on one line.
+        run: See `Record`.
     """
 
     model: str = Field(min_length=1)
     stage: str
     error_type: str
     error: str | None = None
+    run: int | None = Field(default=None, ge=0)
 
     @classmethod
     def of(cls, model: str, stage: str, error: BaseException) -> Self:
@@ -316,10 +318,13 @@ def _require_runs(baseline: Baseline, path: Path) -> None:
     runs = baseline.environment.get(RUNS, [])
     if not isinstance(runs, list) or not all(isinstance(run, dict) for run in runs):
         raise InvalidRequestError(f"{path}: environment.{RUNS} is no list of objects")
-    for number, item in enumerate(baseline.records, 1):
-        if item.run is not None and item.run >= len(runs):
-            msg = f"{path}: record {number}, field run: there is no run {item.run}"
-            raise InvalidRequestError(msg)
+    told = {"record": [item.run for item in baseline.records]}
+    told["unmeasured"] = [item.run for item in baseline.unmeasured]
+    for kind, indices in told.items():
+        for number, run in enumerate(indices, 1):
+            if run is not None and run >= len(runs):
+                msg = f"{path}: {kind} {number}, field run: there is no run {run}"
+                raise InvalidRequestError(msg)
 
 
 def _first_problem(error: ValidationError) -> str:
@@ -376,20 +381,25 @@ def replace_file(path: Path, content: bytes) -> None:
 def merge(baselines: Sequence[Baseline]) -> Baseline:
     """One baseline of all records; of two on the same model and candidate the later one stays."""
     kept: dict[tuple[Any, ...], Record] = {}
+    failed: dict[str, Unmeasured] = {}
     runs: list[dict[str, Any]] = []
     for baseline in baselines:
         for item in baseline.records:
-            moved = None if item.run is None else item.run + len(runs)
-            told = item.model_copy(update={"run": moved})
-            kept[item.model, item.config_digest, item.candidate, item.seed] = told
+            key = (item.model, item.config_digest, item.candidate, item.seed)
+            kept[key] = item.model_copy(update=_moved(item.run, len(runs)))
+        for refused in baseline.unmeasured:
+            failed[refused.model] = refused.model_copy(update=_moved(refused.run, len(runs)))
         common = {name: told for name, told in baseline.environment.items() if name != RUNS}
         runs += ({"environment": common, **run} for run in baseline.environment.get(RUNS, ()))
     merged = new_baseline(kept.values())
     models = {item.model for item in merged.records}
-    failed = {item.model: item for baseline in baselines for item in baseline.unmeasured}
     update = {
         "unmeasured": tuple(item for name, item in failed.items() if name not in models),
         "notes": tuple(note for baseline in baselines for note in baseline.notes),
         "environment": merged.environment | ({RUNS: runs} if runs else {}),
     }
     return merged.model_copy(update=update)
+
+
+def _moved(run: int | None, by: int) -> dict[str, int | None]:
+    return {"run": None if run is None else run + by}

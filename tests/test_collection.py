@@ -120,9 +120,36 @@ def test_what_the_journal_holds_is_not_measured_again(
     with Journal(collect_baselines.journal_path(out), RUN) as journal:
         journal.add(entry("plain:mlp"))
     assert collect(out, ("plain:mlp",)) == 0
-    assert "1 models, 0 of them not in out.journal.jsonl" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "1 models, 0 of them not in out.journal.jsonl" in told
+    assert "the runs differ in timeout_seconds: None, 120.0" in told
     kept = [item.model_copy(update={"run": None}) for item in baseline.read(out).records]
     assert tuple(kept) == entry("plain:mlp").records
+
+
+def test_a_collection_without_its_journal_goes_on_from_the_baseline(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = tmp_path / "out.json.gz"
+    path = collect_baselines.journal_path(out)
+    with Journal(path, RUN) as journal:
+        journal.add(entry("plain:mlp"))
+        journal.add(
+            Entry(model="plain:cnn", unmeasured=REFUSED.model_copy(update={"model": "plain:cnn"}))
+        )
+    assert collect(out, ("plain:mlp", "plain:cnn")) == 0
+    first, lines = baseline.read(out), path.read_bytes()
+    path.unlink()
+    assert collect(out, ("plain:mlp", "plain:cnn")) == 0
+    again = baseline.read(out)
+    assert (again.records, again.unmeasured) == (first.records, first.unmeasured)
+    assert again.environment == first.environment
+    assert path.read_bytes() == lines
+    path.unlink()
+    out.write_text("no baseline", encoding="utf-8")
+    assert collect(out, ("plain:mlp",)) == 2
+    assert "is not JSON" in capsys.readouterr().err
+    assert out.read_text(encoding="utf-8") == "no baseline"
 
 
 @pytest.mark.parametrize(
@@ -199,6 +226,7 @@ def test_a_model_that_cannot_be_had_is_told_and_tried_again_only_when_asked(
     more = ("--candidates", "usage_based[static,void]", "--jobs", "1")
     assert collect(out, (str(folder),), *more) == 0
     (refused,) = baseline.read(out).unmeasured
+    assert refused.run == 0
     assert (refused.model, refused.stage, refused.error_type) == (
         str(folder),
         "load",

@@ -88,6 +88,17 @@ def test_a_collection_goes_on_from_joined_journals(tmp_path: Path, two: list[str
     assert sorted(models) == ["a", "b", "c", "e"]
 
 
+def test_baselines_are_joined_as_journals_are(tmp_path: Path, two: list[str]) -> None:
+    outs = [tmp_path / name for name in ("a.json", "b.json.gz", "joined.json", "again.json")]
+    for path, out in zip(two, outs, strict=False):
+        assert join_journals.main([path, "--out", str(out)]) == 0
+    assert join_journals.main([*two, "--out", str(outs[2])]) == 0
+    assert join_journals.main([*map(str, outs[:2]), "--out", str(outs[3])]) == 0
+    joined, again = (baseline.read(out) for out in outs[2:])
+    assert (again.records, again.unmeasured) == (joined.records, joined.unmeasured)
+    assert again.environment == joined.environment
+
+
 def test_what_cannot_be_joined_is_one_line_and_changes_nothing(
     tmp_path: Path, two: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
