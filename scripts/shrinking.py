@@ -50,9 +50,9 @@ LADDER: tuple[Scale, ...] = (
     Scale(width=64, fill=True),
     Scale(width=None, divisor=16),
     Scale(width=None),
+    Scale(width=64, divisor=1, each=2),
     Scale(width=512, heads=False),
     Scale(width=None, divisor=2),
-    Scale(width=64, divisor=1, each=2),
     Scale(width=64, images=False),
     Scale(width=None, images=False),
     Scale(width=None, divisor=2, layers=4, images=False),
@@ -81,7 +81,7 @@ CAPS = {
 IMAGE_CAPS = {"window": 8, "patch": 8, "image": 64, "pooled": 16, "frames": 8}
 # A window of an image is measured in patches, a large one in pixels.
 TILE, PIXELS = 2, 32
-IMAGE_KINDS = {*IMAGE_CAPS, "tile", "grid", "border"}
+IMAGE_KINDS = {*IMAGE_CAPS, "tile", "grid", "pixels"}
 # What stands in for a size that is None.
 FILLS = {
     **CAPS,
@@ -106,7 +106,8 @@ def shrink(config: PretrainedConfig, scale: Scale) -> PretrainedConfig:
     shrinking = _Shrinking(
         scale=scale,
         tokens=dict(zip(large, free, strict=False)),
-        spare=iter(free[len(large) :]),
+        # The lowest first, as some count positions from the one for padding.
+        spare=reversed(free[len(large) :]),
         images=frozenset(sizes(config, "image")) or frozenset({IMAGE_CAPS["image"]}),
         patch=max(sizes(config, "patch"), default=1),
     )
@@ -287,7 +288,7 @@ class _Fields:
         if kind == "patch" and value > IMAGE_CAPS["patch"]:
             # A power of two, so that it divides the image; fixed stems come down to 16 as well.
             return 1 << min(value, 2 * IMAGE_CAPS["patch"]).bit_length() - 1
-        if kind == "border":
+        if kind == "pixels":
             return max(value * IMAGE_CAPS["image"] // self.whole.image, 1)
         if kind == "grid":
             # Counted in patches, or in parts of one.

@@ -19,8 +19,9 @@ KINDS: tuple[tuple[str, str], ...] = (
     ("offset", r"layer_offset$"),
     ("width", r"hidden_channels$"),
     ("keep", r"kernel|stride|padding|dilation|merge_size|rates?$|factor|(^|_)ratio|offset"),
-    # A stem's channels, which the model's first width follows.
-    ("keep", r"^subsampling_conv_channels$"),
+    # Windows of windows; a stem's channels, which the model's first width follows.
+    ("keep", r"^n_window_infer$|^subsampling_conv_channels$"),
+    ("pixels", r"^visual_prompt_size$|grid_pinpoints$"),
     ("chunk", r"^(mamba_)?chunk_size$"),
     ("keep", r"type_vocab|^num_channels$|ignore|cost|coefficient|loss|label|mask_(time|feature)"),
     (
@@ -36,7 +37,6 @@ KINDS: tuple[tuple[str, str], ...] = (
     ("length", r"^prediction_length$"),
     ("patch", r"(patch|tubelet)_size$"),
     ("grid", r"feat(ure)?_sizes$"),
-    ("border", r"^visual_prompt_size$"),
     ("frames", r"^num_frames$|^frames_per_clip$"),
     ("image", r"image_size$|^input_size$|img_size$|resolution$"),
     ("pooled", r"tokens_per_image$"),

@@ -33,6 +33,8 @@ CPU_SECONDS, WALL_SECONDS = 40, 300
 # Of rungs that all refuse alike; then the sizes are not to blame.
 ENOUGH = 6
 BYTES = 3 << 30
+# The most parameters of a model that is preferred to one that runs already.
+SMALL = 10_000_000
 # Tried before any fork, so that all children share what they import.
 AHEAD = ("base:bert", "base:clip")
 SHOWN = 8
@@ -152,6 +154,8 @@ def _report(name: str, end: Connection) -> None:
 def find_out(name: str) -> Iterator[Finding]:
     """Climbs the ladder to the first rung whose model runs, else to the first that builds.
 
+    A rung further up is better where it is still small, and fewer inputs are left out.
+
     Yields:
         What is known so far, each one better than the one before.
     """
@@ -164,19 +168,26 @@ def find_out(name: str) -> Iterator[Finding]:
             best = replace(best, error=best.error or _said(error))
             continue
         size = sum(item.numel() for item in module.parameters())
+        if best.status == RUNS and size > SMALL:
+            continue
         found = replace(best, status=BUILDS, level=level, parameters=size)
         if best.level is None:
             yield replace(found, error=TOO_LONG)
         made = _inputs(module)
         if isinstance(made, ExampleInputs):
-            yield replace(
+            found = replace(
                 found,
                 status=RUNS,
                 error=None,
                 varying=tuple(made.other_sizes),
                 left_out=tuple(LEFT_OUT.findall(" ".join(made.notes))),
             )
-            return
+            if best.status != RUNS or len(found.left_out) < len(best.left_out):
+                best = found
+                yield best
+            if not best.left_out:
+                return
+            continue
         if best.level is None:
             best = replace(found, error=made)
             yield best

@@ -25,6 +25,8 @@ SPLIT = re.compile(r"size at dimension 0\), but got split_sizes=\[([\d, ]+)\]")
 ALONE = re.compile(r"batch sizes? ?> ?1\b")
 ROWS = re.compile(r"shape '\[-1, (\d+), (\d+)\]' is invalid for input of size (\d+)")
 TOO_SMALL = re.compile(r"image\b.*\btoo small", re.IGNORECASE)
+WORD = re.compile(r"\w+")
+ASSIGNED = re.compile(r"^\s*(\w+(?:, \w+)*) = ")
 SIDES = ("height", "width")
 MOST_SIZES = 3
 
@@ -169,6 +171,9 @@ def _mentioned(text: str, error: Exception, facts: Facts) -> list[str]:
     """Parameters of forward that the message names, or that were None where it failed."""
     if isinstance(error, AttributeError | TypeError) and "None" in text:
         return _none_there(places(error), facts)
+    if isinstance(error, AttributeError):
+        # What a config lacks was wanted to work out something that can be passed.
+        return _none_there(places(error), facts, ASSIGNED)
     named = [name for name in facts.parameters if re.search(rf"\b{name}\b", text)]
     if not named and isinstance(error, ValueError):
         named = _none_there(places(error)[:1], facts)
@@ -176,14 +181,14 @@ def _mentioned(text: str, error: Exception, facts: Facts) -> list[str]:
     return missing or named
 
 
-def _none_there(found: Sequence[Place], facts: Facts) -> list[str]:
-    """Parameters of forward that these statements name, and that were None."""
-    words = ((place, re.findall(r"\w+", place.source)) for place in found)
+def _none_there(found: Sequence[Place], facts: Facts, part: re.Pattern[str] = WORD) -> list[str]:
+    """Parameters of forward that this part of the statements names, and that were None."""
     names = [
         name
-        for place, used in words
+        for place in found
         for name in facts.parameters
-        if name in used and place.values.get(name, name) is None
+        if name in WORD.findall(" ".join(part.findall(place.source)))
+        and place.values.get(name, name) is None
     ]
     return list(dict.fromkeys(names))
 

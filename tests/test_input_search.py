@@ -65,6 +65,7 @@ COUPLED: dict[str, tuple[dict[str, tuple[int | str | None, ...]], set[str]]] = {
         {"pixel_values": ("batch_size", 2, 3, "height", "width")},
         {"batch_size", "height", "width"},
     ),
+    "llava_next": ({"image_sizes": ("batch_size", 2)}, {"batch_size", "sequence_length"}),
     "xmod": ({"lang_ids": ("batch_size", "sequence_length")}, set()),
 }
 
@@ -178,6 +179,14 @@ def test_rows_are_as_many_as_the_model_can_take() -> None:
 def test_a_constant_that_forward_binds_itself_is_left_out() -> None:
     module: Any = zoo.build("head:T5GemmaForSequenceClassification")
     assert "use_cache" not in make_inputs(module, module.config).constants
+
+
+def test_what_a_config_lacks_is_made_up_for_by_passing_the_result() -> None:
+    module: Any = zoo.build("base:qwen3_omni_moe_thinker")
+    assert not hasattr(module.config, "vision_start_token_id")
+    inputs = make_inputs(module, module.config)
+    assert "position_ids" in inputs.names
+    assert not {"video_grid_thw", "video_second_per_grid"} & set(inputs.names)
 
 
 def test_a_module_without_forward_is_refused_with_its_parts() -> None:

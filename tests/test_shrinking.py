@@ -103,6 +103,13 @@ def test_grids_are_as_many_as_there_are_patches() -> None:
     assert vision.backbone_feature_sizes == [[side * patches] * 2 for side in (4, 2, 1)]
 
 
+def test_tiles_are_of_the_size_of_the_small_image() -> None:
+    config = tiny("llava_next")
+    sides = {side for tile in config.image_grid_pinpoints for side in tile}
+    assert all(side % config.vision_config.image_size == 0 for side in sides)
+    assert max(sides) <= 4 * config.vision_config.image_size
+
+
 def test_a_patch_that_is_an_image_of_its_own_becomes_one() -> None:
     config = tiny("depth_pro")
     assert config.patch_size == config.image_model_config.image_size

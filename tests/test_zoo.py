@@ -11,6 +11,8 @@ import torch
 from scripts import zoo
 from scripts.plain_modules import PLAIN
 from scripts.zoo import TINY, tiny_model
+from scripts.zoo_census import RUNS
+from scripts.zoo_check import find_out
 from selector import ExportResult, auto_export
 
 # Of the plain modules, some that each candidate can do and some that few can.
@@ -60,3 +62,12 @@ def test_a_model_is_the_same_on_every_call(name: str) -> None:
     assert models[0].config.architectures == [type(models[0]).__name__]
     weights, others = (model.state_dict() for model in models)
     assert all(torch.equal(weights[key], others[key]) for key in weights)
+
+
+def test_a_rung_with_all_its_inputs_is_better_than_one_without() -> None:
+    first, *_, best = find_out("base:voxtral")
+    assert best.status == RUNS
+    assert not best.left_out
+    assert best.level is not None
+    assert first.level is not None
+    assert best.level > first.level
