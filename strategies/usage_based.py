@@ -19,7 +19,14 @@ import torch
 from onnx_ir.tensor_adapters import TorchTensor
 from torch import nn
 
-from strategies import hierarchy, internals, torchscript, torchscript_limits, torchscript_scopes
+from strategies import (
+    hierarchy,
+    internals,
+    torchscript,
+    torchscript_limits,
+    torchscript_masks,
+    torchscript_scopes,
+)
 from strategies.autograd_functions import without_gradients
 from strategies.base import VOID, ExportRequest, ExportStrategy, first_line
 from strategies.calling import NamedCall, unique_names
@@ -63,6 +70,7 @@ class UsageBasedStrategy(ExportStrategy):
             torchscript_scopes.exact_scopes(call),
             _numbers_kept(),
             torchscript_limits.kept(model),
+            torchscript_masks.broadcast(),
             torchscript.without_weights(call, refuse_constant),
             torchscript.without_needless_passes(),
             void_parameters(model) if void else nullcontext(),

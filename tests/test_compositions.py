@@ -100,6 +100,14 @@ ELEMENTWISE: dict[str, Case] = {
     "threshold": lambda x: F.threshold(x, 0.1, 5),
     "floor_divide": lambda x: (torch.floor_divide(x, 0.7), whole(x) // 2, whole(x) // -3),
     "bitwise": lambda x: (whole(x) | ids(x), whole(x) ^ 5, 3 | ids(x), ~whole(x)),
+    "filled": lambda x: (
+        torch.full_like(x > 0, True),
+        (x > 0).masked_fill(x < 1, True) & (x < 2).masked_fill_(x > 1.5, False),
+        torch.where(x > 0, x < 1, x < -1) & (x > 0).where(x < 1, x < 2),
+        x.where(x > 0, 1) + torch.where(x > 0, x, 0.5) + torch.where(x[0] > 0)[0].sum(),
+        (x > 0).index_fill(-1, torch.tensor([0, 2]), True),
+        torch.full_like(x, fill_value=2.5),
+    ),
     "in place": in_place,
     "written": written,
 }
@@ -194,6 +202,14 @@ SIZES: dict[str, Case] = {
     ),
     # As many pieces as rows, and another number of rows in the other size.
     "pieces": lambda x: torch.cat(x.flatten(0, 1).split((ids(x)[:, 0, 0] * 0 + 3).tolist())),
+    "flattened pieces": lambda x: torch.cat(
+        [part.reshape(-1, 3) for part in x.mT.split((ids(x)[:, 0, 0] * 0 + 1).tolist())]
+    ),
+    "elements": lambda x: (
+        torch.cat(list(x)),
+        torch.stack(x.unbind()),
+        torch.stack(x[:2].unbind(1), 1),
+    ),
     "names as in NumPy": lambda x: (CAT([x, x], axis=1), CAT([x], axis=0)),
     "tensor": lambda x: x.sum() * torch.tensor([[x.shape[0], 2], [3.0, x.shape[-1]]]),
     "as_tensor": lambda x: (

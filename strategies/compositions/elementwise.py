@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from strategies.compositions.tables import Table, composing
+from strategies.compositions.tables import Composition, Table, composing
 
 TABLE: Table = {}
 composes = composing(TABLE)
@@ -159,6 +159,45 @@ def _bitwise_xor(x: Any, y: Any) -> Any:
 @composes("bitwise_not", "__invert__")
 def _bitwise_not(x: Tensor) -> Any:
     return torch.logical_not(x) if x.dtype is torch.bool else -x - 1
+
+
+def _filling(name: str) -> Composition:
+    """The function with truth values as numbers, of which a trace knows no such operator."""
+    function = getattr(torch, name)
+
+    def fill(*args: Any, **options: Any) -> Any:
+        numbers = [int(item) if isinstance(item, bool) else item for item in args]
+        for key in ("value", "fill_value"):
+            if isinstance(options.get(key), bool):
+                options[key] = int(options[key])
+        return function(*numbers, **options)
+
+    return fill
+
+
+for _name in ("full_like", "index_fill"):
+    composes(_name)(_filling(_name))
+
+
+@composes("masked_fill")
+def _masked_fill(x: Tensor, mask: Tensor, value: Any) -> Any:
+    if x.dtype is torch.bool and not isinstance(value, Tensor):
+        return torch.logical_or(x, mask) if value else torch.logical_and(x, ~mask)
+    return _filling("masked_fill")(x, mask, value)
+
+
+def _where(condition: Tensor, *values: Any, **options: Any) -> Any:
+    """ONNX Runtime chooses between no truth values."""
+    if len(values) == 2 and all(map(_boolean, values)):
+        first, second = map(torch.as_tensor, values)
+        return torch.logical_or(
+            torch.logical_and(condition, first), torch.logical_and(~condition, second)
+        )
+    return torch.where(condition, *values, **options)
+
+
+TABLE[torch.where] = _where
+TABLE[Tensor.where] = lambda x, condition, other: _where(condition, x, other)
 
 
 def _boolean(x: Any) -> bool:

@@ -15,37 +15,6 @@ TABLE: Table = {}
 composes = composing(TABLE)
 
 
-class _Pieces(tuple[Tensor, ...]):  # noqa: SLOT001 - a tuple that has attributes cannot have slots
-    """What a tensor was split into, which together is that tensor, however many there are."""
-
-    whole: Tensor
-    dim: int
-
-
-@composes("split", "split_with_sizes")
-def _split(x: Tensor, split_size: Any, dim: int = 0) -> Any:
-    """Pieces of traced sizes, which the exporter would freeze; their number is frozen."""
-    if isinstance(split_size, Sequence) and any(isinstance(size, Tensor) for size in split_size):
-        starts = [sum(split_size[:index]) for index in range(len(split_size))]
-        pieces = _Pieces(
-            x.narrow(dim, start, size) for start, size in zip(starts, split_size, strict=True)
-        )
-        pieces.whole, pieces.dim = x, dim % x.dim()
-        return pieces
-    if isinstance(split_size, Tensor):
-        count = -(-int(x.shape[dim]) // int(split_size))
-        last = x.shape[dim] - split_size * (count - 1)
-        return _split(x, [*[split_size] * (count - 1), last], dim)
-    return torch.split(x, split_size, dim)
-
-
-@composes("cat", "concat", "concatenate")
-def _cat(tensors: Any, dim: int = 0, **options: Any) -> Any:
-    if isinstance(tensors, _Pieces) and dim % tensors.whole.dim() == tensors.dim and not options:
-        return tensors.whole
-    return torch.cat(tensors, dim, **options)
-
-
 @composes("item")
 def _item(x: Tensor) -> Any:
     """Under a trace a whole number remains a tensor, as sizes are, so that it is not frozen."""
