@@ -27,9 +27,11 @@ from strategies.hierarchy import ModuleScope
 if TYPE_CHECKING:
     from strategies.transformers_patches import Translations
 
-# Operators that torchlib lacks or lowers wrongly.
+# Operators that torchlib or transformers lacks or lowers wrongly.
 _TRANSLATIONS: Translations = {
     torch.ops.aten.conv3d.default: lowerings.conv3d,
+    # Transformers' takes a mask that chooses at least one element.
+    torch.ops.aten.index_put.default: lowerings.index_put,
     torch.ops.autoexport.linear_recurrence.default: lowerings.linear_recurrence,
 }
 # Where torch.export notes the modules around an operation, outermost first.
@@ -69,7 +71,7 @@ def lower(
             optimize=False,
             verbose=False,
             opset_version=opset,
-            custom_translation_table={**_TRANSLATIONS, **translations},
+            custom_translation_table={**translations, **_TRANSLATIONS},
         )
     except Exception as error:
         raise LoweringError(_explain(error, program), stage="lower") from error

@@ -26,6 +26,7 @@ from strategies import internals
 from strategies.base import ExportRequest, ExportStrategy, first_line
 from strategies.calling import NamedCall
 from strategies.errors import CaptureError, StrategyUnavailableError
+from strategies.patching import attributes_restored
 from strategies.transformers_patches import load_translations, patched_for_export
 
 if TYPE_CHECKING:
@@ -106,7 +107,8 @@ def _run_export(
     call: NamedCall, tensors: tuple[torch.Tensor, ...], free: tuple[tuple[int, ...], ...]
 ) -> torch.export.ExportedProgram:
     axes = tuple(dict.fromkeys(indices, torch.export.Dim.AUTO) for indices in free)
-    with torch.no_grad(), _without_slow_cache(dynamic=any(free)):
+    slow = _without_slow_cache(dynamic=any(free))
+    with torch.no_grad(), slow, attributes_restored(call.module):
         return torch.export.export(call, tensors, dynamic_shapes={"tensors": axes}, strict=False)
 
 

@@ -9,7 +9,8 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript import evaluator, opset18
 from onnxscript.function_libs.torch_lib.ops import core
-from onnxscript.function_libs.torch_lib.tensor_typing import TFloat
+from onnxscript.function_libs.torch_lib.tensor_typing import TFloat, TReal
+from onnxscript.onnx_types import BOOL, INT64
 
 from strategies import scans
 
@@ -82,13 +83,17 @@ def index(tensor: Value, indices: Sequence[Value | None]) -> Value:
 
 
 def index_put(
-    tensor: Value,
-    indices: Sequence[Value | None],
-    values: Value,
+    tensor: TReal,
+    indices: Sequence[INT64 | BOOL | None],
+    values: TReal,
     accumulate: bool = False,  # noqa: FBT001, FBT002 - the operator's arguments
-) -> Value:
-    """Writes at several indices, of which some may be masks."""
-    return core.aten_index_put(tensor, _positions(indices), values, accumulate)
+) -> TReal:
+    """Writes at several indices, of which some may be masks.
+
+    torch.onnx reads the kinds of the arguments off the annotations.
+    """
+    result: TReal = core.aten_index_put(tensor, _positions(indices), values, accumulate)
+    return result
 
 
 def _positions(indices: Sequence[Value | None]) -> Sequence[Value | None]:

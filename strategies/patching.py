@@ -1,10 +1,12 @@
-"""Attributes of classes and modules in another's place for a while."""
+"""Attributes of classes, modules and models in another's place for a while."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from torch import nn
 
 
 @contextmanager
@@ -27,3 +29,26 @@ def entry(entries: Any, name: str, value: object) -> Iterator[None]:
         yield
     finally:
         entries[name] = before
+
+
+@contextmanager
+def attributes_restored(model: nn.Module) -> Iterator[None]:
+    """Afterwards the attributes of the model's modules are the objects that they were.
+
+    A forward that keeps a result for its next call would else keep one of the capture's,
+    which has no value.
+    """
+    before = [
+        (entries, dict(entries))
+        for module in model.modules()
+        for entries in (vars(module), vars(module)["_buffers"])
+    ]
+    try:
+        yield
+    finally:
+        for entries, saved in before:
+            for name in entries.keys() - saved.keys():
+                del entries[name]
+            for name, value in saved.items():
+                if entries.get(name) is not value:
+                    entries[name] = value

@@ -17,6 +17,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 from strategies import mutation, symbolic
 from strategies.calling import NamedCall, buffers_restored
 from strategies.hierarchy import ModuleScope
+from strategies.patching import attributes_restored
 from strategies.recurrent import KeepRecurrent
 
 if TYPE_CHECKING:
@@ -144,7 +145,7 @@ class _Tracer:
 
 
 def _record(call: NamedCall, tensors: Sequence[torch.Tensor], tracer: _Tracer) -> Record:
-    with _compiling(), _scopes(call.module), KeepRecurrent():
+    with _compiling(), _scopes(call.module), KeepRecurrent(), attributes_restored(call.module):
         recorded = tracer.trace(call, tensors)
     mutation.rewrite(recorded.graph, keep=tracer.decompositions)
     if mutation.remains(recorded.graph):

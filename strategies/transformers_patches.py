@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from strategies.compositions import complex_pairs
 from strategies.errors import StrategyUnavailableError
 from strategies.exportable import exportable
 from strategies.packed_vision import PackedVision
@@ -44,7 +45,8 @@ def patched_for_export(model: nn.Module) -> Iterator[Translations]:
         utils.apply_patches("onnx"),
         utils.apply_patches("dynamo"),
         exporter_dynamo.reset_model_state(model),
-        exportable(model, plain_attention=False),
+        # torch.onnx takes no lowerings of ours for operators on complex numbers.
+        exportable(model, plain_attention=False, replacements=complex_pairs.TABLE),
         packed.applied(),
         scans.kept_whole(model),
         pieces.kept_together(),
