@@ -116,6 +116,7 @@ _REPLACEMENTS: dict[Any, Replacement] = {
     torch.Tensor.as_strided: _as_strided,
     torch.cumsum: _cumsum,
     torch.Tensor.cumsum: _cumsum,
+    torch.linalg.solve_triangular: COMPOSITIONS[torch.linalg.solve_triangular],
     torch.diff: _diff,
     torch.Tensor.diff: _diff,
 }

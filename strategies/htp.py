@@ -50,6 +50,7 @@ class HtpStrategy(ExportStrategy):
         record: Callable[..., recording.Record] = recording.record
         with contextlib.ExitStack() as stack:
             stack.enter_context(exportable(model, plain_attention=False))
+            stack.enter_context(scans.solved_at_once(model))
             if request.candidate.dynamic and request.dynamic_axes:
                 axes = request.dynamic_axes
                 record = functools.partial(recording.record_symbolic, dynamic_axes=axes)

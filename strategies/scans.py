@@ -11,7 +11,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
@@ -86,24 +86,39 @@ def scan_node(start: Any, factors: Any, terms: Any, axis: int, dtype: Any) -> ir
 @contextmanager
 def kept_whole(model: nn.Module) -> Iterator[None]:
     """Within it the model's linear recurrences call the operator."""
-    names = {type(part).__module__ for part in model.modules()}
-    modules = [sys.modules[name] for name in sorted(names & sys.modules.keys())]
-    asking = [
-        module for module in modules if vars(module).keys() >= _ASKED.keys() and _scans(module)
-    ]
-    if not asking:
-        yield
-        return
+    scanning = _modules_that_call("associative_scan", model, asking=_ASKED.keys())
     with ExitStack() as stack:
-        stack.enter_context(attribute(_SCANS, "associative_scan", _scan(_SCANS.associative_scan)))
-        for module in asking:
+        if scanning:
+            scan = _scan(_SCANS.associative_scan)
+            stack.enter_context(attribute(_SCANS, "associative_scan", scan))
+        for module in scanning:
             for name, answer in _ASKED.items():
                 stack.enter_context(attribute(module, name, answer))
         yield
 
 
-def _scans(module: Any) -> bool:
-    return "associative_scan(" in inspect.getsource(module)
+@contextmanager
+def solved_at_once(model: nn.Module) -> Iterator[None]:
+    """Within it the model's triangular systems are solved by torch's function for that.
+
+    Where they are exported, modules invert them row by row, which takes minutes to capture.
+    """
+    name = "is_torchdynamo_exporting"
+    with ExitStack() as stack:
+        for module in _modules_that_call("solve_triangular", model, asking={name}):
+            stack.enter_context(attribute(module, name, _ASKED[name]))
+        yield
+
+
+def _modules_that_call(function: str, model: nn.Module, *, asking: Collection[str]) -> list[Any]:
+    """The modules of Python that the model's classes are from and that have all the names."""
+    names = {type(part).__module__ for part in model.modules()}
+    modules = [sys.modules[name] for name in sorted(names & sys.modules.keys())]
+    return [
+        module
+        for module in modules
+        if vars(module).keys() >= set(asking) and f"{function}(" in inspect.getsource(module)
+    ]
 
 
 def _scan(original: Callable[..., Any]) -> Callable[..., Any]:

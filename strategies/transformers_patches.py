@@ -49,6 +49,7 @@ def patched_for_export(model: nn.Module) -> Iterator[Translations]:
         exportable(model, plain_attention=False, replacements=complex_pairs.TABLE),
         packed.applied(),
         scans.kept_whole(model),
+        scans.solved_at_once(model),
         pieces.kept_together(),
     ):
         yield translations

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from transformers import MambaConfig, MambaModel
 
+from scripts import zoo
 from strategies import registry, scans
 from strategies.base import Candidate
 from tests.exporting import largest_error, request_for
@@ -45,3 +46,16 @@ def test_the_operator_on_tensors() -> None:
     for step, found in enumerate(scans.linear_recurrence(factors, terms, 1).unbind(1)):
         state = factors[:, step] * state + terms[:, step]
         assert torch.allclose(found, state)
+
+
+@pytest.mark.parametrize("strategy", ["htp", "fx"])
+def test_triangular_systems_are_solved_in_few_steps(strategy: str, tmp_path: Path) -> None:
+    model = zoo.build("base:qwen3_next")
+    axes = {"input_ids": {0: "batch_size", 1: "sequence_length"}}
+    candidate = Candidate(strategy=strategy)
+    request = request_for(
+        model, text(2, 7), candidate, tmp_path, axes=axes, constants={"use_cache": False}
+    )
+    artifact = registry.resolve(strategy)(request)
+    assert artifact.nodes < 2000
+    assert largest_error(artifact.path, model, text(3, 9)) < 1e-4
