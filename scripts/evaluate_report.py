@@ -10,7 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 
 from scripts import evaluate_selector
-from scripts.plot_style import DPI, GREY, PALE, STRATEGIES, soften, style
+from scripts.plot_style import GREY, PALE, STRATEGIES, save_all, soften
 from selector.scoring import RANKER, SINGLE_BEST, VIRTUAL_BEST
 
 GOOD, FAIR, BAD = STRATEGIES["htp"], "#bcd8c8", STRATEGIES["usage_based"]
@@ -20,7 +20,6 @@ SHOWN_WEIGHTS = 20
 
 def write(card: Mapping[str, Any], environment: Mapping[str, Any], folder: Path) -> list[Path]:
     """Writes selector.md and its pictures; returns their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
     drawers = {
         "selector_costs.png": draw_costs,
         "selector_calibration.png": draw_calibration,
@@ -28,13 +27,7 @@ def write(card: Mapping[str, Any], environment: Mapping[str, Any], folder: Path)
         "selector_learning.png": draw_learning,
         "selector_weights.png": draw_weights,
     }
-    written = []
-    for name, draw in drawers.items():
-        with style():
-            figure = draw(card)
-            figure.savefig(folder / name, dpi=DPI)
-            plt.close(figure)
-        written.append(folder / name)
+    written = save_all(drawers, card, folder)
     page = folder / "selector.md"
     page.write_text(text(card, environment), encoding="utf-8")
     return [page, *written]

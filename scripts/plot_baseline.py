@@ -27,7 +27,7 @@ from scripts.baseline_summary import (
     strategies_of,
     summarise,
 )
-from scripts.plot_style import DPI, GREY, OTHER, PALE, STRATEGIES, soften, style
+from scripts.plot_style import GREY, OTHER, PALE, STRATEGIES, save_all, soften
 from selector import baseline
 from selector.errors import InvalidRequestError
 
@@ -56,20 +56,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def plot(summary: Summary, folder: Path) -> tuple[Path, ...]:
     """Writes the three pictures; returns their paths."""
-    folder.mkdir(parents=True, exist_ok=True)
     drawers = {
         "baseline_success.png": draw_success,
         "baseline_seconds.png": draw_seconds,
         "baseline_strategies.png": draw_strategies,
     }
-    written = []
-    for name, draw in drawers.items():
-        with style():
-            figure = draw(summary)
-            figure.savefig(folder / name, dpi=DPI)
-            plt.close(figure)
-        written.append(folder / name)
-    return tuple(written)
+    return tuple(save_all(drawers, summary, folder))
 
 
 def draw_success(summary: Summary) -> Any:
