@@ -203,7 +203,7 @@ def _predict(
     entries: list[RankedCandidate] = []
     for candidate, chance, success, failure in zip(candidates, chances, right, wrong, strict=True):
         seconds = chance * success + (1 - chance) * failure
-        learned = _learned(fitted, features, candidate, seconds)
+        learned = _learned(fitted, features, candidate)
         entries.append(
             RankedCandidate(
                 candidate=candidate,
@@ -261,16 +261,14 @@ def _twins_together(scores: Mapping[Candidate, float]) -> dict[Candidate, float]
 # Reasons
 
 
-def _learned(
-    fitted: FittedRanker, features: ModelFeatures, candidate: Candidate, seconds: float
-) -> str:
+def _learned(fitted: FittedRanker, features: ModelFeatures, candidate: Candidate) -> str:
     """What was measured of a candidate, on similar models where there are enough of them."""
     tally, where = fitted.similar(features, candidate), f"similar models ({features.family})"
     if tally.tried < FEWEST_SIMILAR:
         tally, where = fitted.overall(candidate), "models"
     if not tally.tried:
-        return f"learned: never measured as such, about {seconds:.1f} s by what is"
-    return f"learned: right on {tally.right} of {tally.tried} {where}, about {seconds:.1f} s"
+        return "learned: never measured as such, so judged by what is like it"
+    return f"learned: right on {tally.right} of {tally.tried} {where}"
 
 
 def _facts(features: ModelFeatures | None, candidate: Candidate) -> tuple[str, ...]:
