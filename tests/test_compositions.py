@@ -200,6 +200,11 @@ SIZES: dict[str, Case] = {
         *torch.split(x, [2, x.shape[-1] - 2], -1),
         *x.split(2, 1),
     ),
+    "strides": lambda x: (
+        x.sum() * torch.tensor([*x.stride(), *x.mT.stride(), x.stride(0)]),
+        x.as_strided((x.shape[0], x.shape[-1] - 1, 2), (x.stride(0), 1, x.stride(1))),
+        x.mT.as_strided((3, 4), (2, 1), 5),
+    ),
     # As many pieces as rows, and another number of rows in the other size.
     "pieces": lambda x: torch.cat(x.flatten(0, 1).split((ids(x)[:, 0, 0] * 0 + 3).tolist())),
     "flattened pieces": lambda x: torch.cat(

@@ -16,6 +16,7 @@ from strategies.compositions import (
     products,
     resizing,
     sizes,
+    strides,
     tables,
 )
 
@@ -28,6 +29,7 @@ _MODULES = (
     products,
     resizing,
     sizes,
+    strides,
     complex_pairs,
     fourier,
 )
