@@ -16,6 +16,7 @@ from __future__ import annotations
 import argparse
 import os
 import re
+import signal
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -184,4 +185,6 @@ def _bytes(text: str) -> int:
 
 
 if __name__ == "__main__":
+    # A machine that goes away says so first: what was measured is then written as on Ctrl-C.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     sys.exit(main())

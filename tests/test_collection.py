@@ -339,6 +339,26 @@ def test_a_collection_that_was_killed_goes_on_and_every_record_is_there_once(
     assert measured_models(journal) == sorted(PLAIN)
 
 
+@pytest.mark.parametrize("jobs", [pytest.param("1", marks=pytest.mark.slow), "2"])
+def test_a_collection_that_is_asked_to_end_writes_what_it_has(tmp_path: Path, jobs: str) -> None:
+    out = tmp_path / "out.json"
+    journal = collect_baselines.journal_path(out)
+    arguments = ("--models", *PLAIN, "--candidates", *FAST, "--jobs", jobs, "--out", str(out))
+    command = [sys.executable, "-m", "scripts.collect_baselines", *arguments]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT) as collector:
+        wait_for_models(journal, 1)
+        helpers = psutil.Process(collector.pid).children(recursive=True)
+        collector.terminate()
+        told = collector.communicate()[0].decode()
+    assert collector.returncode == collect_baselines.INTERRUPTED, told
+    assert "Traceback" not in told
+    _, left = psutil.wait_procs(helpers, timeout=20)
+    assert left == []
+    measured = {item.model for item in baseline.read(out).records}
+    assert measured == set(measured_models(journal))
+    assert 1 <= len(measured) < len(PLAIN)
+
+
 def test_a_worker_that_is_killed_does_not_end_the_collection(tmp_path: Path) -> None:
     out = tmp_path / "out.json"
     journal = collect_baselines.journal_path(out)
