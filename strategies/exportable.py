@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from typing import Any
 
 import torch
+from torch.nn import functional
 from torch.overrides import TorchFunctionMode
 
 from strategies.compositions import COMPOSITIONS
@@ -111,12 +112,21 @@ def _cumsum(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> torch.Tensor:
     return torch.cumsum(tensor.long() if tensor.dtype is torch.bool else tensor, *args, **kwargs)
 
 
+def _one_hot(tensor: torch.Tensor, num_classes: Any = -1) -> torch.Tensor:
+    """Takes a symbol for the number of classes, which torch's own makes a plain number."""
+    if not isinstance(num_classes, torch.SymInt):
+        return functional.one_hot(tensor, num_classes)
+    count: Any = num_classes
+    return torch.eq(tensor.unsqueeze(-1), torch.arange(count, device=tensor.device)).long()
+
+
 _REPLACEMENTS: dict[Any, Replacement] = {
     torch.as_strided: _as_strided,
     torch.Tensor.as_strided: _as_strided,
     torch.cumsum: _cumsum,
     torch.Tensor.cumsum: _cumsum,
     torch.linalg.solve_triangular: COMPOSITIONS[torch.linalg.solve_triangular],
+    functional.one_hot: _one_hot,
     torch.diff: _diff,
     torch.Tensor.diff: _diff,
 }

@@ -264,6 +264,17 @@ def test_whole_numbers_are_rounded_down_with_dynamic_axes(tmp_path: Path) -> Non
     assert largest_error(path, Divides(), {"n": torch.arange(-9, 12)}) == 0
 
 
+class Counts(nn.Module):
+    def forward(self, n: Tensor) -> Tensor:
+        return nn.functional.one_hot(n.argsort(-1), n.shape[-1])
+
+
+def test_as_many_classes_as_an_axis_has_elements(tmp_path: Path) -> None:
+    axes = {0: "rows", 1: "length"}
+    path = export(Counts(), {"n": torch.randperm(6).reshape(2, 3)}, DYNAMIC, tmp_path, axes).path
+    assert largest_error(path, Counts(), {"n": torch.randperm(20).reshape(4, 5)}) == 0
+
+
 def test_a_loop_over_a_value_is_recorded_as_often_as_it_ran(tmp_path: Path) -> None:
     model = Loop().eval().requires_grad_(False)
     inputs = {"x": torch.randn(2, 5), "n": torch.tensor(3)}
