@@ -18,14 +18,14 @@ composes = composing(TABLE)
 @composes("item")
 def _item(x: Tensor) -> Any:
     """Under a trace a whole number remains a tensor, as sizes are, so that it is not frozen."""
-    return x.reshape(()) if _stays(x) else x.item()
+    return x.reshape(()).long() if _stays(x) else x.item()
 
 
 @composes("tolist")
 def _tolist(x: Tensor) -> Any:
     if not _stays(x):
         return x.tolist()
-    return [_tolist(row) for row in x.unbind(0)] if x.dim() > 0 else x
+    return [_tolist(row) for row in x.unbind(0)] if x.dim() > 0 else x.long()
 
 
 def _stays(x: Tensor) -> bool:
