@@ -56,6 +56,8 @@ def placed(x: Tensor) -> Tensor:
     mask = y[..., 0] > 0
     y[mask, :] = y[mask, :] + 1
     y[:, 1, ...] = 0.5
+    y[mask & (y[..., 1] > 1)] = 2.0
+    y[y > 1.5] = 1
     y[..., -1:] = y[..., :1]
     return y
 

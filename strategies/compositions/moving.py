@@ -354,7 +354,13 @@ def _set_item(x: Tensor, key: Any, value: Any) -> None:
     if isinstance(key, tuple):
         while len(key) > 1 and (key[-1] is Ellipsis or key[-1] == slice(None)):
             key = key[:-1]
-    x[key] = value
+        key = key[0] if len(key) == 1 else key
+    is_mask = isinstance(key, Tensor) and key.dtype is torch.bool
+    if is_mask and isinstance(value, int | float) and 0 < key.dim() < x.dim():
+        # The exporter fills as if the mask had all axes.
+        x.masked_fill_(key[(..., *[None] * (x.dim() - key.dim()))], value)
+    else:
+        x[key] = value
 
 
 TABLE[Tensor.__setitem__] = _set_item
