@@ -271,6 +271,10 @@ PRODUCTS: dict[str, Case] = {
     "masked attention": lambda x: F.scaled_dot_product_attention(
         x.mT, x.mT, x.mT, (x[:, 0].unsqueeze(-1) > 0) & (x[:, :1] > 0)
     ),
+    "computed kernels": lambda x: (
+        F.conv1d(x, torch.hann_window(5).to(x).expand(x.shape[1], 1, -1), groups=3),
+        F.conv_transpose1d(x, x[0, :, :2].mean().expand(x.shape[1], 2, 4), stride=2),
+    ),
     "outer": lambda x: torch.outer(torch.arange(x.shape[-1]), x[0, 0]),
     "cdist": lambda x: (torch.cdist(x.mT, x.mT + 1), torch.cdist(x.mT, x.mT, 1.0)),
     "trace": lambda x: torch.trace(square(x)[0]),

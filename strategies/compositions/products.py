@@ -4,7 +4,7 @@
 # ruff: noqa: A002, FBT001, FBT002, N803, PLR0913, PLR0917 - the signatures are torch's
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -58,6 +58,23 @@ def _attention(
     scores = torch.where(attn_mask | ~seeing, scores, torch.full_like(scores, float("-inf")))
     found = F.dropout(torch.softmax(scores, -1), dropout_p) @ value
     return torch.where(seeing, found, torch.zeros_like(found))
+
+
+def _convolution(name: str) -> Callable[..., Any]:
+    """With a kernel of known shape, which the exporter asks for, where it was computed."""
+    function = getattr(F, name)
+
+    def convolve(input: Tensor, weight: Tensor, *args: Any, **options: Any) -> Any:
+        if not isinstance(weight, torch.nn.Parameter):
+            weight = weight.reshape([int(size) for size in weight.shape])
+        return function(input, weight, *args, **options)
+
+    return convolve
+
+
+for _rank in (1, 2, 3):
+    for _name in (f"conv{_rank}d", f"conv_transpose{_rank}d"):
+        composes(_name)(_convolution(_name))
 
 
 @composes("outer", "ger")
