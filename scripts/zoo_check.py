@@ -29,7 +29,7 @@ from selector.inputs import ExampleInputs, make_inputs
 from strategies.registry import unknown_name_message
 
 # Processor time, so that a busy machine finds the same; a model that waits is ended as well.
-CPU_SECONDS, WALL_SECONDS = 40, 300
+CPU_SECONDS, WALL_SECONDS = 20, 300
 # Of rungs that all refuse alike; then the sizes are not to blame.
 ENOUGH = 6
 BYTES = 3 << 30
@@ -165,7 +165,8 @@ def find_out(name: str) -> Iterator[Finding]:
         try:
             module = zoo.build_rung(name, level)
         except Exception as error:  # noqa: BLE001 - classes refuse configs in any way they like
-            best = replace(best, error=best.error or _said(error))
+            if best.status != RUNS:
+                best = replace(best, error=best.error or _said(error))
             continue
         size = sum(item.numel() for item in module.parameters())
         if best.status == RUNS and size > SMALL:

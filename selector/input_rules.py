@@ -16,7 +16,7 @@ from selector.audio_rules import (
     spectrum,
     waveform,
 )
-from selector.cases import InputSpec, TokenRules
+from selector.cases import PATCHES, TOTAL_PATCHES, InputSpec, TokenRules
 from selector.config_lookup import AUDIO, TEXT, VISION, find, find_int, scopes, special_tokens
 from selector.facts import Facts
 from selector.patch_rules import (
@@ -292,6 +292,9 @@ def _from_docs(name: str, shape: DocumentedShape, facts: Facts) -> InputSpec | N
         if axis is None:
             return None
         axes.append(axis)
+    if axes[:1] == [PATCHES]:
+        # Not a row for each image, so those of all images.
+        axes[0] = TOTAL_PATCHES
     kind = shape.kind
     if kind is None and name.endswith(("_ids", "_lengths", "_labels", "_sizes")):
         kind = "int"

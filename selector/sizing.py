@@ -43,11 +43,15 @@ def choose(
         given: Sizes of the user's own tensors, which come before everything else.
     """
     names = axis_names(specs)
+    # Where a length is as large as a width, a model takes them in either order.
+    widths = {
+        axis for spec in specs for axis in spec.axes if isinstance(axis, int) and axis >= FIRST_FREE
+    }
     preset = {**imposed, **given}
     sizes: dict[str, int] = {}
     for name in names:
         wanted = preset.get(name) or _usual(name, facts)[0]
-        sizes[name] = wanted if name in preset else _distinct(wanted, sizes.values())
+        sizes[name] = wanted if name in preset else _distinct(wanted, [*sizes.values(), *widths])
     if "height" in sizes and "width" in sizes and not {"height", "width"} & preset.keys():
         sizes["height"], sizes["width"] = _free_image(facts)
     return sizes, second_sizes(sizes, facts)
