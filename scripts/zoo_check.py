@@ -20,6 +20,7 @@ from typing import Any
 import psutil
 import torch
 import transformers
+from torch import nn
 
 from scripts import zoo, zoo_census
 from scripts.shrinking import LADDER
@@ -162,11 +163,9 @@ def find_out(name: str) -> Iterator[Finding]:
     best = Finding(name=name, status=FAILS)
     refusals: collections.Counter[str] = collections.Counter()
     for level in range(len(LADDER)):
-        try:
-            module = zoo.build_rung(name, level)
-        except Exception as error:  # noqa: BLE001 - classes refuse configs in any way they like
-            if best.status != RUNS:
-                best = replace(best, error=best.error or _said(error))
+        module = _built(name, level)
+        if isinstance(module, str):
+            best = best if best.status == RUNS else replace(best, error=best.error or module)
             continue
         size = sum(item.numel() for item in module.parameters())
         if best.status == RUNS and size > SMALL:
@@ -196,6 +195,14 @@ def find_out(name: str) -> Iterator[Finding]:
         if max(refusals.values()) == ENOUGH:
             break
     yield best
+
+
+def _built(name: str, level: int) -> nn.Module | str:
+    """The model of a rung, or why there is none."""
+    try:
+        return zoo.build_rung(name, level)
+    except Exception as error:  # noqa: BLE001 - classes refuse configs in any way they like
+        return _said(error)
 
 
 def _inputs(module: Any) -> ExampleInputs | str:
