@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.jit._trace
 from torch import Tensor, nn
+from transformers import masking_utils
 
 from scripts.plain_control import Branch
 from scripts.zoo import tiny_model
@@ -247,6 +248,37 @@ def test_the_lesser_of_sizes_is_found_out_at_every_run(tmp_path: Path) -> None:
     for shape in ((2, 3), (2, 9), (5, 4)):
         assert largest_error(path, model, {"x": torch.randn(shape)}) < 1e-6
     assert "min" not in globals()
+
+
+class Grouped(nn.Module):
+    """Its mask is made by a function of single positions, as transformers maps it over all."""
+
+    def forward(self, groups: Tensor) -> Tensor:
+        batch, length = groups.shape
+
+        def same_group(row: Tensor, _head: Tensor, query: Tensor, key: Tensor) -> Tensor:
+            return groups[row, query] == groups[row, key]
+
+        mask = masking_utils.sdpa_mask(
+            batch_size=batch,
+            q_length=length,
+            kv_length=length,
+            mask_function=same_group,
+            allow_is_causal_skip=False,
+            use_vmap=True,
+        )
+        assert mask is not None
+        return mask.float()
+
+
+def test_a_mask_by_vmap_at_other_sizes(tmp_path: Path) -> None:
+    model = Grouped()
+    axes = {"groups": {0: "batch_size", 1: "length"}}
+    torch.manual_seed(0)
+    example = {"groups": torch.randint(3, (2, 5))}
+    path = UsageBasedStrategy()(request_for(model, example, DYNAMIC, tmp_path, axes=axes)).path
+    for shape in ((2, 5), (3, 8)):
+        assert largest_error(path, model, {"groups": torch.randint(3, shape)}) < 1e-6
 
 
 def test_a_place_that_cannot_be_written_is_no_failure_of_the_strategy(tmp_path: Path) -> None:
