@@ -30,12 +30,14 @@ class Kind:
 
     Attributes:
         names: Lists them.
+        chosen: Lists those that `*` stands for; None where that is all of them.
         build: Gives the module of a name and a seed, and its inputs or None.
         write: Instead of that, writes a checkpoint into a folder, which takes all its memory:
             a large model is then loaded as a user's is, and never there twice.
     """
 
     names: Callable[[], Iterable[str]]
+    chosen: Callable[[], Iterable[str]] | None = None
     build: Callable[[str, int], Built] | None = None
     write: Callable[[str, Path, int], Path] | None = None
 
@@ -83,6 +85,12 @@ def _zoo_names(kind: str) -> Iterable[str]:
     return [name.removeprefix(f"{kind}:") for name in zoo.names(kind)]
 
 
+def _chosen(kind: str) -> Iterable[str]:
+    from scripts import zoo  # noqa: PLC0415 - see IMPORTS
+
+    return [name.removeprefix(f"{kind}:") for name in zoo.chosen(kind)]
+
+
 def _zoo(kind: str, name: str, seed: int) -> Built:
     from scripts import zoo  # noqa: PLC0415 - see IMPORTS
 
@@ -103,7 +111,11 @@ def _write_real(name: str, folder: Path, seed: int) -> Path:
 
 KINDS = {
     **{
-        kind: Kind(names=partial(_zoo_names, kind), build=partial(_zoo, kind))
+        kind: Kind(
+            names=partial(_zoo_names, kind),
+            chosen=partial(_chosen, kind),
+            build=partial(_zoo, kind),
+        )
         for kind in ("base", "head")
     },
     "plain": Kind(names=_plain_names, build=_plain),
@@ -130,7 +142,11 @@ def expand(patterns: Sequence[str]) -> list[str]:
         if kind not in KINDS:
             raise ValueError(unknown_name_message("sort of model", kind, tuple(KINDS)))
         known = [f"{kind}:{name}" for name in KINDS[kind].names()]
-        fitting = [name for name in known if fnmatchcase(name, pattern)]
+        chosen = KINDS[kind].chosen
+        if chosen and pattern == f"{kind}:*":
+            fitting = [f"{kind}:{name}" for name in chosen()]
+        else:
+            fitting = [name for name in known if fnmatchcase(name, pattern)]
         if not fitting:
             raise ValueError(unknown_name_message("model", pattern, tuple(known)))
         found |= dict.fromkeys(fitting)

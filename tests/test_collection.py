@@ -27,6 +27,7 @@ from scripts.collection_journal import Entry, Journal, Run
 from scripts.collection_progress import Reporter
 from scripts.collection_task import is_drawn
 from scripts.zoo import tiny_config
+from scripts.zoo_census import RUNS, census
 from selector import baseline
 from selector.baseline import Unmeasured
 from selector.errors import InvalidRequestError
@@ -289,6 +290,13 @@ def test_patterns_name_models_of_the_zoo(pattern: str, first: str) -> None:
     assert found[0] == "some/id"
     assert first in found
     assert len(found) == len(set(found)) > 2
+
+
+def test_all_models_are_those_that_run() -> None:
+    bases = collection_models.expand(["base:*"])
+    assert len(bases) >= 540
+    assert all(census()[name].status == RUNS for name in bases)
+    assert 150 <= len(collection_models.expand(["head:*"])) <= 200
 
 
 @pytest.mark.slow
