@@ -1,4 +1,8 @@
-"""Python's `min` and `max` of sizes in a trace, which would be one or the other for good."""
+"""What Python's code does with sizes, which are tensors while they are traced.
+
+Its `min` and `max` would be one or the other for good, and tensors lack what numbers can do
+besides arithmetic.
+"""
 
 from __future__ import annotations
 
@@ -23,6 +27,9 @@ def kept(model: nn.Module) -> Iterator[None]:
     """
     sources = {type(part).__module__ for part in model.modules()}
     with ExitStack() as stack:
+        for name in sorted(_METHODS - vars(Tensor).keys()):
+            setattr(Tensor, name, _of_number(name))
+            stack.callback(delattr, Tensor, name)
         for source in sorted(sources & sys.modules.keys()):
             module = sys.modules[source]
             for name, function in _FUNCTIONS.items():
@@ -47,10 +54,19 @@ def _open(
     return extreme
 
 
+def _of_number(name: str) -> Callable[..., Any]:
+    def call(size: Tensor, *args: Any) -> Any:
+        number = float(size) if size.is_floating_point() else int(size)
+        return getattr(number, name)(*args)
+
+    return call
+
+
 def _is_size(value: object) -> bool:
     return isinstance(value, Tensor) and value.dim() == 0 and value.dtype is torch.int64
 
 
+_METHODS = {"__round__", "as_integer_ratio", "bit_count", "bit_length"}
 _FUNCTIONS = {
     "min": _open(builtins.min, torch.minimum),
     "max": _open(builtins.max, torch.maximum),

@@ -237,7 +237,10 @@ class Limited(nn.Module):
     """Takes at most four elements, and as many rows as there are in both axes."""
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        return x.topk(min(4, x.shape[-1])).values, x.new_ones(max(x.shape)) * max(2.0, 1.0)
+        values = x.topk(min(4, x.shape[-1])).values
+        rows = x.new_ones(max(x.shape)) * max(2.0, 1.0)
+        has_methods_of_numbers = x.shape[0].bit_length() > round(x.shape[0] / 9, 2)
+        return values, rows if has_methods_of_numbers else values
 
 
 def test_the_lesser_of_sizes_is_found_out_at_every_run(tmp_path: Path) -> None:
