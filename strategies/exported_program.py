@@ -32,6 +32,8 @@ _TRANSLATIONS: Translations = {
     torch.ops.aten.conv3d.default: lowerings.conv3d,
     # Transformers' takes a mask that chooses at least one element.
     torch.ops.aten.index_put.default: lowerings.index_put,
+    torch.ops.aten.squeeze.dim: lowerings.squeeze,
+    torch.ops.aten.squeeze.dims: lowerings.squeeze_all,
     torch.ops.autoexport.linear_recurrence.default: lowerings.linear_recurrence,
 }
 # Where torch.export notes the modules around an operation, outermost first.

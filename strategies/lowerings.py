@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 from onnxscript import evaluator, opset18
 from onnxscript.function_libs.torch_lib.ops import core
-from onnxscript.function_libs.torch_lib.tensor_typing import TFloat, TReal
+from onnxscript.function_libs.torch_lib.tensor_typing import TFloat, TReal, TTensor
 from onnxscript.onnx_types import BOOL, INT64
 
 from strategies import scans
@@ -147,6 +147,24 @@ def conv3d(  # noqa: PLR0913, PLR0917 - the operator's arguments
     return result
 
 
+def squeeze(tensor: TTensor, dim: int) -> TTensor:
+    """Without an axis, if that is of length 1; ONNX refuses any other.
+
+    A length that is a symbol is another, as the capture took it.
+    """
+    return squeeze_all(tensor, (dim,))
+
+
+def squeeze_all(tensor: TTensor, dims: Sequence[int]) -> TTensor:
+    """Without those of the axes that are of length 1."""
+    shape: Any = tensor.shape
+    gone = [dim for dim in dims if len(shape) and shape[dim] == 1]
+    result: TTensor = (
+        op.Squeeze(tensor, op.Constant(value_ints=gone)) if gone else op.Identity(tensor)
+    )
+    return result
+
+
 def complex_unsqueeze(tensor: Value, axis: int) -> Value:
     """A new axis of length 1; complex numbers are pairs on an axis of their own, the last."""
     return op.Unsqueeze(tensor, op.Constant(value_ints=[axis % len(tensor.shape)]))
@@ -203,6 +221,8 @@ OWN: Mapping[str, Callable[..., Any]] = {
     "aten::_unsafe_index.Tensor": index,
     "aten::index_put": index_put,
     "aten::_unsafe_index_put": index_put,
+    "aten::squeeze.dim": squeeze,
+    "aten::squeeze.dims": squeeze_all,
     "autoexport::linear_recurrence": linear_recurrence,
     "aten::_scaled_dot_product_flash_attention_for_cpu": attention,
 }
@@ -213,6 +233,7 @@ COMPLEX: Mapping[str, Callable[..., Any]] = {
     "aten::sym_size.int": complex_size,
     "aten::select.int": complex_select,
     "aten::exp": complex_exp,
+    "aten::squeeze.dim": core.aten_squeeze_dim_complex,
     "aten::mul.Tensor": complex_mul,
 }
 

@@ -33,7 +33,7 @@ def entry(entries: Any, name: str, value: object) -> Iterator[None]:
 
 @contextmanager
 def attributes_restored(model: nn.Module) -> Iterator[None]:
-    """Afterwards the attributes of the model's modules are the objects that they were.
+    """Afterwards the model's modules have the attributes, and dicts of them, that they had.
 
     A forward that keeps a result for its next call would else keep one of the capture's,
     which has no value.
@@ -41,7 +41,7 @@ def attributes_restored(model: nn.Module) -> Iterator[None]:
     before = [
         (entries, dict(entries))
         for module in model.modules()
-        for entries in (vars(module), vars(module)["_buffers"])
+        for entries in (vars(module), *_dicts(module))
     ]
     try:
         yield
@@ -52,3 +52,8 @@ def attributes_restored(model: nn.Module) -> Iterator[None]:
             for name, value in saved.items():
                 if entries.get(name) is not value:
                     entries[name] = value
+
+
+def _dicts(module: nn.Module) -> list[dict[str, Any]]:
+    """Those that the module has for attributes, its buffers among them."""
+    return [value for value in vars(module).values() if isinstance(value, dict)]

@@ -242,11 +242,11 @@ class _Lowering:
         key: Any = node.target
         if isinstance(key, OpOverload):
             key = _qualified(key)
-        if key in lowerings.OWN:
-            return lowerings.OWN[key]
         is_complex = any(_is_complex(argument) for argument in node.all_input_nodes)
         if is_complex and key in lowerings.COMPLEX:
             return lowerings.COMPLEX[key]
+        if key in lowerings.OWN:
+            return lowerings.OWN[key]
         if node.target in self.translations and not is_complex:
             return self.translations[node.target]
         key = lowerings.SAME_AS.get(key, key)

@@ -22,11 +22,14 @@ class Remembers(nn.Module):
         super().__init__()
         self.weight = nn.Parameter(torch.randn(3, 3), requires_grad=False)
         self.kept: Tensor | None = None
+        self.cache: dict[str, Tensor] = {}
 
     def forward(self, x: Tensor) -> Tensor:
         if self.kept is None:
             self.kept = self.weight.exp()
-        self.last = x @ self.kept
+        if "twice" not in self.cache:
+            self.cache["twice"] = self.weight * 2
+        self.last = x @ self.kept @ self.cache["twice"]
         return self.last
 
 
@@ -37,8 +40,10 @@ def test_a_module_keeps_nothing_of_a_capture(strategy: str, tmp_path: Path) -> N
         model, inputs, Candidate(strategy=strategy), tmp_path, axes={"x": {0: "rows"}}
     )
     model.kept, before = None, model.last
+    model.cache.clear()
     path = registry.resolve(strategy)(request).path
     assert model.kept is None
+    assert not model.cache
     assert model.last is before
     assert largest_error(path, model, {"x": torch.randn(5, 3)}) < 1e-5
 
@@ -65,3 +70,24 @@ def test_a_group_may_be_empty(strategy: str, tmp_path: Path) -> None:
     path = registry.resolve(strategy)(request_for(model, inputs, candidate, tmp_path)).path
     for group in ([0] * 5, [1] * 5, [1, 0, 1, 0, 0]):
         assert largest_error(path, model, {**inputs, "group": torch.tensor(group)}) < 1e-5
+
+
+class Squeezes(nn.Module):
+    """Drops axes of length 1, and some that are longer, which stay."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        column = x[:, :1]
+        return x.squeeze(1), column.squeeze(1), column.squeeze(-1), column.squeeze((0, 1))
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_only_axes_of_length_one_are_dropped(strategy: str, tmp_path: Path) -> None:
+    request = request_for(
+        Squeezes(),
+        {"x": torch.randn(2, 3)},
+        Candidate(strategy=strategy),
+        tmp_path,
+        axes={"x": {0: "rows"}},
+    )
+    path = registry.resolve(strategy)(request).path
+    assert largest_error(path, Squeezes(), {"x": torch.randn(5, 3)}) == 0
