@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
@@ -23,6 +24,8 @@ INNER = re.compile(
 SPLIT = re.compile(r"size at dimension 0\), but got split_sizes=\[([\d, ]+)\]")
 # Without a token for padding, the end of a row cannot be told.
 ALONE = re.compile(r"batch sizes? ?> ?1\b")
+# What is made for one row is viewed as as many as there are.
+ONE = re.compile(r"shape '\[(\d+), ([\d, ]+)\]' is invalid for input of size (\d+)")
 ROWS = re.compile(r"shape '\[-1, (\d+), (\d+)\]' is invalid for input of size (\d+)")
 TOO_SMALL = re.compile(r"image\b.*\btoo small", re.IGNORECASE)
 WORD = re.compile(r"\w+")
@@ -112,7 +115,9 @@ def _complaints(proposal: ExampleInputs, error: Exception) -> Iterator[tuple[Com
 def _other_rows(proposal: ExampleInputs, text: str) -> Iterator[ExampleInputs]:
     """The same with as many rows as the model can take: one, or a multiple of a number."""
     rows = proposal.sizes.get("batch_size", 1)
-    if ALONE.search(text) and rows > 1:
+    one = ONE.search(text)
+    single = one and int(one[1]) == rows and math.prod(map(int, one[2].split(", "))) == int(one[3])
+    if (ALONE.search(text) or single) and rows > 1:
         others = {axis: size for axis, size in proposal.other_sizes.items() if axis != "batch_size"}
         yield replace(proposal, sizes={**proposal.sizes, "batch_size": 1}, other_sizes=others)
     elif found := ROWS.search(text):

@@ -174,6 +174,8 @@ def test_rows_are_as_many_as_the_model_can_take() -> None:
     alone = make_inputs(classifier, classifier.config)
     assert alone.sizes["batch_size"] == 1
     assert list(alone.other_sizes) == ["sequence_length"]
+    video: Any = zoo.build("base:tvp")
+    assert make_inputs(video, video.config).sizes["batch_size"] == 1
 
 
 def test_a_constant_that_forward_binds_itself_is_left_out() -> None:
