@@ -19,8 +19,8 @@ KINDS: tuple[tuple[str, str], ...] = (
     ("offset", r"layer_offset$"),
     ("width", r"hidden_channels$"),
     ("keep", r"kernel|stride|padding|dilation|merge_size|rates?$|factor|(^|_)ratio|offset"),
-    # Windows of windows; a stem's channels, which the model's first width follows.
-    ("keep", r"^n_window_infer$|^subsampling_conv_channels$"),
+    # Windows of sounds; a stem's channels, which the model's first width follows.
+    ("keep", r"^n_window|^subsampling_conv_channels$"),
     ("pixels", r"^visual_prompt_size$|grid_pinpoints$"),
     ("chunk", r"^(mamba_)?chunk_size$"),
     ("keep", r"type_vocab|^num_channels$|ignore|cost|coefficient|loss|label|mask_(time|feature)"),
