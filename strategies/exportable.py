@@ -120,12 +120,20 @@ def _one_hot(tensor: torch.Tensor, num_classes: Any = -1) -> torch.Tensor:
     return torch.eq(tensor.unsqueeze(-1), torch.arange(count, device=tensor.device)).long()
 
 
+# What torchlib does not know either.
+_COMPOSED = (
+    torch.linalg.solve_triangular,
+    torch.cummax,
+    torch.cummin,
+    torch.Tensor.cummax,
+    torch.Tensor.cummin,
+)
 _REPLACEMENTS: dict[Any, Replacement] = {
+    **{function: COMPOSITIONS[function] for function in _COMPOSED},
     torch.as_strided: _as_strided,
     torch.Tensor.as_strided: _as_strided,
     torch.cumsum: _cumsum,
     torch.Tensor.cumsum: _cumsum,
-    torch.linalg.solve_triangular: COMPOSITIONS[torch.linalg.solve_triangular],
     functional.one_hot: _one_hot,
     torch.diff: _diff,
     torch.Tensor.diff: _diff,

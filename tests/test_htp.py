@@ -264,6 +264,18 @@ def test_whole_numbers_are_rounded_down_with_dynamic_axes(tmp_path: Path) -> Non
     assert largest_error(path, Divides(), {"n": torch.arange(-9, 12)}) == 0
 
 
+class Climbs(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        highest, where = x.cummax(dim=-1)
+        return highest, where, torch.cummin(x, 0).values
+
+
+def test_running_extremes(tmp_path: Path) -> None:
+    axes = {0: "rows", 1: "length"}
+    path = export(Climbs(), {"x": torch.randn(2, 3)}, DYNAMIC, tmp_path, axes).path
+    assert largest_error(path, Climbs(), {"x": torch.randn(4, 7)}) == 0
+
+
 class Counts(nn.Module):
     def forward(self, n: Tensor) -> Tensor:
         return nn.functional.one_hot(n.argsort(-1), n.shape[-1])
