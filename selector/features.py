@@ -68,6 +68,11 @@ class ModelFeatures:
     unknown_to: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
 
+    @property
+    def size_dependent(self) -> bool:
+        """Whether some forward branches or loops on sizes."""
+        return any(self.control_flow.get(kind) for kind in ("shape_branch", "shape_loop"))
+
     def to_json(self) -> dict[str, Any]:
         """The features as JSON values; `from_json` reads them back."""
         values: dict[str, Any] = json.loads(json.dumps(asdict(self)))

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 EXAMPLE = "example"
 OTHER_VALUES = "other values"
 OTHER_SIZES = "other sizes"
+LARGE_SIZES = "large sizes"
 NO_PADDING = "no padding"
 # Fills of inputs that say which positions count.
 MASK_FILLS = frozenset({"mask", "observed"})
@@ -32,6 +33,11 @@ MASK_FILLS = frozenset({"mask", "observed"})
 VALUE_STYLES = ("positive", "negative", "large", "small")
 PADDING_SEED = 3
 STYLE_SEEDS = (4, 5, 6)
+# Where forward branches or loops on sizes: beyond the chunks of 64 and 128 that models take, and
+# no multiple of anything. Axes of pieces, pictures and rows do not get it.
+LARGE_LENGTH = 131
+LENGTHS = re.compile(r"length|_dim_")
+LARGE_SEED = 7
 # Further cases stop here; those that every file needs are always made.
 EXTRA_SECONDS = 20.0
 EXTRA_BYTES = 512 << 20
@@ -113,6 +119,7 @@ def compute_reference(  # noqa: PLR0913 - as many as there are reasons for a cas
     inputs: ExampleInputs,
     *,
     value_dependent: bool = False,
+    size_dependent: bool = False,
     thorough: bool = True,
     unseen: bool = True,
     eager: Eager | None = None,
@@ -121,8 +128,8 @@ def compute_reference(  # noqa: PLR0913 - as many as there are reasons for a cas
 
     Forwards: the example, other values at another size on every axis that varies; where
     asked to be thorough, or where no size varies, other values at the example's sizes and
-    values without padding where there are masks; and more sets of values where forward
-    branches on them.
+    values without padding where there are masks; more sets of values where forward branches
+    on them; and a large length where it branches or loops on sizes.
 
     Weights that are mapped from a checkpoint (see `selector.weights`) are read layer by layer
     through the page cache, from which the system may drop them at any time; only activations
@@ -132,6 +139,7 @@ def compute_reference(  # noqa: PLR0913 - as many as there are reasons for a cas
         module: In eval mode.
         inputs: Recipe for the cases.
         value_dependent: Whether forward branches or loops on tensor values.
+        size_dependent: Whether it does so on sizes.
         thorough: False for a forward that is known to do the same whatever the values, as
             far as dynamic files are concerned; static ones need `with_static_cases`.
         unseen: False where no file will be verified: runs only what names the outputs'
@@ -147,7 +155,9 @@ def compute_reference(  # noqa: PLR0913 - as many as there are reasons for a cas
     except Exception as error:
         raise InvalidRequestError(_refusal(error)) from error
     cases = [example]
-    plans = _plans(inputs, value_dependent=value_dependent, thorough=thorough)
+    plans = list(_plans(inputs, value_dependent=value_dependent, thorough=thorough))
+    if size_dependent:
+        plans += _large_plans(inputs)
     refused = runs.extend(cases, [plan for plan in plans if unseen or plan.label == OTHER_SIZES])
     return Reference(
         recipe=inputs,
@@ -201,6 +211,16 @@ def _plans(inputs: ExampleInputs, *, value_dependent: bool, thorough: bool) -> I
         for seed in STYLE_SEEDS:
             for style in VALUE_STYLES:
                 yield _Plan(f"{style} values, seed {seed}", seed=seed, style=style)
+
+
+def _large_plans(inputs: ExampleInputs) -> Iterator[_Plan]:
+    lengths = {
+        axis: LARGE_LENGTH
+        for axis, size in inputs.other_sizes.items()
+        if LENGTHS.search(axis) and size < LARGE_LENGTH
+    }
+    if lengths:
+        yield _Plan(LARGE_SIZES, seed=LARGE_SEED, sizes={**inputs.sizes, **lengths})
 
 
 def _same_size_plans(inputs: ExampleInputs) -> Iterator[_Plan]:

@@ -209,6 +209,7 @@ def _study(subject: Subject, order: StudyOrder, eager: Eager) -> Study:
         subject.loaded.module,
         inputs,
         value_dependent=features is None or features.value_dependent,
+        size_dependent=features is None or features.size_dependent,
         # A forward that ran to its end without values does the same whatever they are.
         thorough=features is None or features.value_dependent or bool(features.notes),
         unseen=order.check,

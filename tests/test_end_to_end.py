@@ -345,6 +345,29 @@ def test_a_model_no_strategy_can_export(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+class Chunks(torch.nn.Module):
+    """Goes through its input in pieces of 64, so that up to there one piece is all there is."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        total = torch.zeros_like(x[:, :1])
+        for start in range(0, x.shape[1], 64):
+            total = total + x[:, start : start + 64].sum(1, keepdim=True)
+        return total
+
+
+@pytest.mark.parametrize("strategy", ["usage_based", "htp", "fx"])
+def test_a_loop_over_chunks_is_not_taken_for_dynamic(strategy: str, tmp_path: Path) -> None:
+    file = tmp_path / "x.onnx"
+    result = auto_export(Chunks(), file, inputs={"x": torch.randn(2, 11)}, strategy=strategy)
+    x = np.ones((2, 100), dtype=np.float32)
+    session = ort.InferenceSession(file)
+    if result.candidate.dynamic:
+        (found,) = session.run(None, {"x": x})
+        np.testing.assert_allclose(found, 100.0)
+    else:
+        assert session.get_inputs()[0].shape == [2, 11]
+
+
 def test_dynamic_axes_insisted_on_where_none_may_vary(tmp_path: Path) -> None:
     class Fixed(torch.nn.Module):
         def forward(self, x: torch.Tensor) -> torch.Tensor:

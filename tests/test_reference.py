@@ -12,7 +12,7 @@ from torch import nn
 
 from selector.eager import Eager, Weights
 from selector.errors import InvalidRequestError
-from selector.inputs import InputSpec, make_inputs
+from selector.inputs import ExampleInputs, InputSpec, make_inputs
 from selector.reference import compute_reference, has_static_cases, with_static_cases
 from selector.source import LoadedModel, ModelSource
 from selector.steps import StudyOrder, Subject, study_subject
@@ -95,6 +95,36 @@ def test_forwards_are_few() -> None:
         calls.clear()
         reference_of(counted, **options)
         assert len(calls) == count
+
+
+LENGTHS = InputSpec(name="x", axes=("batch_size", "length"), dtype="float32", fill="normal")
+
+
+@pytest.mark.parametrize(("other", "made"), [(7, True), (131, False), (4000, False)])
+def test_a_forward_that_depends_on_sizes_gets_a_large_length(other: int, *, made: bool) -> None:
+    sizes = {"batch_size": 2, "length": 5}
+    recipe = ExampleInputs(
+        specs=(LENGTHS,), sizes=sizes, other_sizes={"batch_size": 3, "length": other}
+    )
+    reference = reference_of(lambda x: x.relu(), recipe, size_dependent=True, thorough=False)
+    large = [case for case in reference.cases if case.label == "large sizes"]
+    assert [case.sizes for case in large] == ([{**sizes, "length": 131}] if made else [])
+    plain = reference_of(lambda x: x.relu(), recipe, thorough=False)
+    assert [case.label for case in plain.cases] == ["example", "other sizes"]
+
+
+def test_a_large_length_that_eager_refuses_is_noted() -> None:
+    def short(x: torch.Tensor) -> torch.Tensor:
+        if x.shape[1] > 100:
+            msg = "too long"
+            raise ValueError(msg)
+        return x
+
+    recipe = ExampleInputs(
+        specs=(LENGTHS,), sizes={"batch_size": 2, "length": 5}, other_sizes={"length": 7}
+    )
+    reference = reference_of(short, recipe, size_dependent=True)
+    assert reference.refused == {"large sizes": "ValueError: too long"}
 
 
 def test_answers_that_are_known_are_not_computed_again() -> None:
