@@ -41,6 +41,8 @@ BASE, HEAD = "base", "head"
 KINDS = (BASE, HEAD)
 # More than these are not tiny.
 MOST_PARAMETERS = 50_000_000
+# Fewer dimensions are biases, scales and gates.
+MATRIX = 2
 # The tasks whose heads users export, each the name of an auto mapping.
 TASKS = (
     "SEQUENCE_CLASSIFICATION",
@@ -178,7 +180,27 @@ def build_rung(name: str, level: int, *, seed: int = 0) -> nn.Module:
     with torch.random.fork_rng():
         torch.manual_seed(seed)
         made: nn.Module = model(config)
+        _enliven(made)
     return made.eval().requires_grad_(requires_grad=False)
+
+
+@torch.no_grad()
+def _enliven(model: nn.Module) -> None:
+    """Scales matrices so that layers pass signals on as they would after training.
+
+    Initial weights have a deviation meant for wide layers, or are zero: in narrow ones signals
+    die out, and what picks the highest scores finds nothing but ties. The least deviation is that
+    of He et al., 2015 (arXiv 1502.01852), under which they keep their variance.
+    """
+    for weights in model.parameters():
+        if weights.dim() < MATRIX or not weights.is_floating_point():
+            continue
+        wanted = (2 / weights[0].numel()) ** 0.5
+        deviation = weights.std(correction=0).item()
+        if deviation == 0.0:
+            weights.normal_(std=wanted)
+        elif deviation < wanted:
+            weights.mul_(wanted / deviation)
 
 
 def _first(classes: str | Sequence[str]) -> str:
