@@ -22,6 +22,8 @@ SCRIPTING = frozenset({"usage_based"})
 # Those whose capture would compute with the weights, and can do without. The others either
 # capture on tensors without data anyway, or record what real values lead to.
 WEIGHTLESS = frozenset({"usage_based"})
+# Of what there is, so many names are told to someone who asked for another.
+MOST_NAMES = 24
 
 
 def names() -> tuple[str, ...]:
@@ -61,10 +63,12 @@ def portfolio(*, dynamic: bool | None = None, scripting: bool = False) -> tuple[
 
 
 def unknown_name_message(kind: str, name: str, known: tuple[str, ...]) -> str:
-    """One line for a name that does not exist: the nearest, and all there are."""
+    """One line for a name that does not exist: the nearest, and all there are if they are few."""
     nearest = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     guess = f"; did you mean {nearest[0]!r}?" if nearest else ";"
-    return f"unknown {kind} {name!r}{guess} known: {', '.join(known)}"
+    shown = known[:MOST_NAMES]
+    more = f", and {len(known) - len(shown)} more" if len(known) > len(shown) else ""
+    return f"unknown {kind} {name!r}{guess} known: {', '.join(shown)}{more}"
 
 
 def _targets() -> dict[str, str]:
