@@ -66,6 +66,9 @@ def analyze_module(
         architecture=type(module).__name__,
         config_digest=architecture.config_digest(config),
         **asdict(architecture.describe(module, config, inputs.names)),
+        axes=tuple(
+            sorted({name for axes in inputs.dynamic_axes.values() for name in axes.values()})
+        ),
         value_dependent=dependent,
         control_flow=flow.counts,
         findings=_portable(findings),

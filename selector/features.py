@@ -39,6 +39,7 @@ class ModelFeatures:
         modalities: Of the inputs, some of `MODALITIES`.
         depth: Number of repeated layers.
         width: Size of the hidden state.
+        axes: Names of the inputs' axes that may vary, sorted.
         modules: Number of modules in the tree, the root included.
         parameters: Number of parameters, shared ones counted once.
         parameter_bytes: Their size.
@@ -56,6 +57,7 @@ class ModelFeatures:
     config_digest: str | None = None
     family: str
     modalities: tuple[str, ...] = ()
+    axes: tuple[str, ...] = ()
     depth: int = 0
     width: int = 0
     modules: int = 0
@@ -91,7 +93,7 @@ class ModelFeatures:
                 f"these are not model features: unknown {', '.join(sorted(unknown))}"
             )
         try:
-            lists = ("modalities", "notes")
+            lists = ("modalities", "axes", "notes")
             return cls(
                 **{
                     **values,

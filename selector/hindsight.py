@@ -28,24 +28,17 @@ class Failure:
 
     Attributes:
         candidate: What was tried.
-        kind: The stage that it failed at, or `VoidReadError` where it read a weight's value.
+        kind: Class of the error.
     """
 
     candidate: Candidate
     kind: str
 
 
-def failure_kind(stage: str | None, error_type: str | None) -> str:
-    """`Failure.kind` by the stage and class of an error."""
-    return READ_WEIGHTS if error_type == READ_WEIGHTS else stage or "attempt"
-
-
 def failures_of(attempts: Iterable[Attempt]) -> list[Failure]:
     """Those of attempts that failed; one that was not to be had says nothing."""
     return [
-        Failure(
-            candidate=item.candidate, kind=failure_kind(item.error.stage, type(item.error).__name__)
-        )
+        Failure(candidate=item.candidate, kind=type(item.error).__name__)
         for item in attempts
         if item.error is not None and not isinstance(item.error, StrategyUnavailableError)
     ]

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from selector import baseline, hindsight
-from selector.errors import AttemptTimeoutError
+from selector.errors import AttemptTimeoutError, StrategyError
 from selector.features import ModelFeatures
 from selector.ranker import (
     FittedRanker,
@@ -86,7 +86,7 @@ def _row(record: baseline.Record, features: ModelFeatures) -> Row:
         features=features,
         candidate=record.candidate.candidate(),
         success=record.success,
-        failure=None if record.success else hindsight.failure_kind(record.stage, record.error_type),
+        failure=None if record.success else record.error_type or StrategyError.__name__,
         timed_out=record.error_type == AttemptTimeoutError.__name__,
         seconds=sum(times) if times else None,
         qualities={name: value for name, value in qualities.items() if value is not None}

@@ -26,7 +26,7 @@ from selector.structure import (
     tag_fault,
 )
 from selector.verdict import CaseCheck, OutputCheck, OutputState, VerificationReport
-from strategies.errors import VerificationError
+from strategies.errors import OtherSizesError, VerificationError
 
 if TYPE_CHECKING:
     from torch import nn
@@ -113,11 +113,15 @@ def verify_structure(
 
 
 class _WrongError(Exception):
-    """Ends a verification: what is wrong, and the next step where there is one."""
+    """Ends a verification: what is wrong, and the next step where there is one.
 
-    def __init__(self, reason: str, hint: str = "") -> None:
+    `frozen` tells that it is right at the example's sizes.
+    """
+
+    def __init__(self, reason: str, hint: str = "", *, frozen: bool = False) -> None:
         self.reason = reason
         self.hint = hint
+        self.frozen = frozen
         super().__init__(reason)
 
 
@@ -167,7 +171,8 @@ class _Verification:
         try:
             yield
         except _WrongError as wrong:
-            raise VerificationError(
+            kind = OtherSizesError if wrong.frozen else VerificationError
+            raise kind(
                 wrong.reason,
                 report=self.report(wrong.reason),
                 path=self.path,
@@ -198,7 +203,8 @@ class _Verification:
         fixed = fixed_axes(facts, self.reference.dynamic_axes)
         if fixed:
             self.frozen = tuple(dict.fromkeys(fixed.values()))
-            raise _WrongError(f"the file fixes what should vary: {some(list(fixed))}")
+            told = f"the file fixes what should vary: {some(list(fixed))}"
+            raise _WrongError(told, frozen=True)
 
     # The numbers
 
@@ -257,7 +263,9 @@ class _Verification:
         if case.label != EXAMPLE:
             self.cases.append(CaseCheck(label=case.label, sizes=dict(case.sizes), ok=not wrong))
         if wrong:
-            raise _WrongError(f"{self._where(session, case)}: {some(wrong)}") from cause
+            told = f"{self._where(session, case)}: {some(wrong)}"
+            frozen = case.sizes != self.reference.example.sizes
+            raise _WrongError(told, frozen=frozen) from cause
 
     def _run(self, session: Session, case: Case) -> dict[str, Array]:
         with self._timed("run"):

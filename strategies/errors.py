@@ -75,6 +75,14 @@ class VoidReadError(CaptureError):
     """Forward needs a value that a capture without weights does not have."""
 
 
+class FrozenAxisError(CaptureError):
+    """An axis that was to vary came out of the capture fixed, or equal to another."""
+
+
+class DataDependentError(CaptureError):
+    """Forward goes its way by the values of tensors, which the capture does not follow."""
+
+
 class LoweringError(StrategyError):
     """The captured model could not be turned into ONNX; the original is `__cause__`."""
 
@@ -115,6 +123,10 @@ class VerificationError(StrategyError):
         self.report = report
         self.path = path
         super().__init__(reason, **where)
+
+
+class OtherSizesError(VerificationError):
+    """A file was written that is right at the example's sizes only."""
 
 
 def _rebuild(

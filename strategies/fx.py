@@ -25,7 +25,12 @@ from torch import nn
 from strategies import internals
 from strategies.base import ExportRequest, ExportStrategy, first_line
 from strategies.calling import NamedCall
-from strategies.errors import CaptureError, StrategyUnavailableError
+from strategies.errors import (
+    CaptureError,
+    DataDependentError,
+    FrozenAxisError,
+    StrategyUnavailableError,
+)
 from strategies.patching import attributes_restored
 from strategies.transformers_patches import load_translations, patched_for_export
 
@@ -98,7 +103,10 @@ def _capture(call: NamedCall, request: ExportRequest) -> torch.export.ExportedPr
     try:
         program = _run_export(call, tuple(request.inputs.values()), free)
     except Exception as error:
-        raise CaptureError(_explain(error)) from error
+        from strategies.symbolic import VALUE_NEEDED  # noqa: PLC0415 - slow, and seldom needed
+
+        kind = DataDependentError if isinstance(error, VALUE_NEEDED) else CaptureError
+        raise kind(_explain(error)) from error
     _require_free_axes(program, request)
     return program
 
@@ -125,7 +133,7 @@ def _without_slow_cache(*, dynamic: bool) -> Iterator[None]:
 
 
 def _require_free_axes(program: torch.export.ExportedProgram, request: ExportRequest) -> None:
-    """Raises CaptureError where an axis that should vary was given a fixed size."""
+    """Raises FrozenAxisError where an axis that should vary was given a fixed size."""
     from torch.fx.experimental.symbolic_shapes import is_concrete_int  # noqa: PLC0415 - slow
 
     given = set(program.graph_signature.user_inputs)
@@ -135,7 +143,7 @@ def _require_free_axes(program: torch.export.ExportedProgram, request: ExportReq
             size = node.meta["val"].shape[axis]
             if is_concrete_int(size):
                 msg = f"axis {axis} ({label}) of {name} came out fixed at {size}"
-                raise CaptureError(
+                raise FrozenAxisError(
                     msg, hint="something in forward takes that size as a plain number"
                 )
 

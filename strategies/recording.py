@@ -15,7 +15,9 @@ from torch.fx import traceback as fx_metadata
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from strategies import mutation, symbolic
+from strategies.base import first_line
 from strategies.calling import NamedCall, buffers_restored
+from strategies.errors import DataDependentError
 from strategies.hierarchy import ModuleScope
 from strategies.patching import attributes_restored
 from strategies.recurrent import KeepRecurrent
@@ -92,7 +94,8 @@ def record_symbolic(
             share one symbol.
 
     Raises:
-        CaptureError: An axis that was to vary became fixed, or equal to another.
+        DataDependentError: Forward asks for a value that the inputs do not lead to.
+        FrozenAxisError: An axis that was to vary became fixed, or equal to another.
     """
     call = NamedCall(module, tuple(inputs), constants)
     for follow_values in (False, True):
@@ -100,9 +103,9 @@ def record_symbolic(
         tracer = _Tracer(mode=faked.mode, decompositions=decompositions)
         try:
             result = _record(call, faked.tensors, tracer)
-        except symbolic.VALUE_NEEDED:
+        except symbolic.VALUE_NEEDED as error:
             if follow_values:
-                raise
+                raise DataDependentError(first_line(error)) from error
             continue
         break
     symbolic.check_free(faked)

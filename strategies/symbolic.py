@@ -21,7 +21,7 @@ from torch.fx.experimental.symbolic_shapes import (
     ShapeEnv,
 )
 
-from strategies.errors import CaptureError
+from strategies.errors import FrozenAxisError
 
 # Raised where forward asks for a value that fake tensors do not have.
 VALUE_NEEDED = (
@@ -83,16 +83,16 @@ def check_free(inputs: FakeInputs) -> None:
     """Makes sure that every axis that was to vary still can.
 
     Raises:
-        CaptureError: One became fixed, or two became equal.
+        FrozenAxisError: One became fixed, or two became equal.
     """
     seen: dict[object, str] = {}
     for name, symbol in inputs.symbols.items():
         expression = symbol.node.expr
         if expression.is_number:
             where = _where(inputs.mode, expression)
-            raise CaptureError(f"axis {name} became fixed at {expression}{where}", stage="capture")
+            raise FrozenAxisError(f"axis {name} became fixed at {expression}{where}")
         if expression in seen:
-            raise CaptureError(f"axes {seen[expression]} and {name} must be equal", stage="capture")
+            raise FrozenAxisError(f"axes {seen[expression]} and {name} must be equal")
         seen[expression] = name
 
 
@@ -101,7 +101,7 @@ def _symbol(environment: ShapeEnv, name: str, size: int) -> torch.SymInt:
     expression = environment.create_symbol(size, source, dynamic_dim=DimDynamic.DYNAMIC)
     symbol = environment.create_symintnode(expression, hint=size, source=source)
     if not isinstance(symbol, torch.SymInt):
-        raise CaptureError(f"axis {name} cannot vary", stage="capture")
+        raise FrozenAxisError(f"axis {name} cannot vary")
     return symbol
 
 

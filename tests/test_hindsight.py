@@ -66,7 +66,7 @@ def test_only_the_twin_of_a_try_without_weights_moves() -> None:
 
 
 def test_the_static_order_keeps_twins_apart_too() -> None:
-    failed = [Failure(candidate=VOID, kind="lower")]
+    failed = [Failure(candidate=VOID, kind="LoweringError")]
     ranking = rank_candidates(None, [REAL, HTP], failed=failed)
     assert ranking.candidates == (HTP, REAL)
 
@@ -108,7 +108,7 @@ def test_pairs_are_counted_model_by_model() -> None:
     learned = hindsight.learn(rows)
     diffing = sum(row.candidate == REAL and not row.success for row in rows)
     any_ending = learned.counts[f"{REAL}||{HTP}"]
-    failing = learned.counts[f"{REAL}|verify|{HTP}"]
+    failing = learned.counts[f"{REAL}|VerificationError|{HTP}"]
     assert any_ending.right + any_ending.wrong == len({row.model for row in rows})
     assert failing.right + failing.wrong == diffing
     assert f"{HTP}|lower|{REAL}" not in learned.counts

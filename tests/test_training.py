@@ -212,7 +212,13 @@ def test_rows_tell_how_a_candidate_failed() -> None:
         )
     ]
     rows = [training.rows_of([item])[0][0] for item in made]
-    assert [row.failure for row in rows] == [None, "VoidReadError", "lower", "attempt", "attempt"]
+    assert [row.failure for row in rows] == [
+        None,
+        "VoidReadError",
+        "LoweringError",
+        "AttemptTimeoutError",
+        "AttemptCrashedError",
+    ]
     assert [row.timed_out for row in rows] == [False, False, False, True, False]
 
 
