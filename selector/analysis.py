@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import os
 import sys
@@ -21,14 +22,17 @@ from selector.control_flow import (
     source_line,
     worst_first,
 )
+from selector.eager import Weights
 from selector.errors import AnalysisError
-from selector.features import ModelFeatures
+from selector.features import SIZE_KINDS, ModelFeatures
+from selector.plans import EXAMPLE, EXAMPLE_PLAN, EXTRA_SECONDS, size_plans
 from strategies.base import first_line
 
 if TYPE_CHECKING:
     from torch import nn
     from transformers import PretrainedConfig
 
+    from selector.eager import Eager
     from selector.inputs import ExampleInputs
 
 __all__ = ["ModelFeatures", "analyze_module", "features_from_config"]
@@ -42,6 +46,7 @@ def analyze_module(
     inputs: ExampleInputs,
     *,
     prepare: Callable[[], object] = lambda: None,
+    eager: Eager | None = None,
 ) -> ModelFeatures:
     """Reads the forwards' source and runs the forward once, without weights where that works.
 
@@ -52,6 +57,8 @@ def analyze_module(
         config: Its config, or None for a plain module.
         inputs: Of which the example case is used.
         prepare: Makes the weights' values available; called before a run that needs them.
+        eager: Runs the module at other sizes, unless it has already; None where that is not
+            to be tried.
 
     Raises:
         AnalysisError: The forward fails on the example inputs, or this torch keeps its
@@ -69,6 +76,7 @@ def analyze_module(
         axes=tuple(
             sorted({name for axes in inputs.dynamic_axes.values() for name in axes.values()})
         ),
+        varying=_varying(eager, inputs, flow) if eager else None,
         value_dependent=dependent,
         control_flow=flow.counts,
         findings=_portable(findings),
@@ -107,6 +115,28 @@ def features_from_config(config: PretrainedConfig) -> ModelFeatures:
         findings=_portable(flow.findings),
         notes=_notes(flow, "from the config alone, so the operators are not known"),
     )
+
+
+def _varying(eager: Eager, inputs: ExampleInputs, flow: ControlFlow) -> tuple[str, ...] | None:
+    """The sizes at which forward calls another number of torch functions than on the example."""
+    found: dict[str, int] = {}
+    spent = 0.0
+    dependent = any(flow.counts.get(kind) for kind in SIZE_KINDS)
+    for plan in (EXAMPLE_PLAN, *size_plans(inputs, size_dependent=dependent)):
+        if plan.extra and spent > EXTRA_SECONDS:
+            break
+        # A model may refuse any sizes; verification says so.
+        with contextlib.suppress(Exception):
+            tensors = inputs.make(seed=plan.seed, sizes=plan.sizes, style=plan.style)
+            answer = eager.answer(
+                tensors, inputs.constants, seed=plan.seed, real=eager.weights is not Weights.NEVER
+            )
+            found[plan.label] = answer.calls
+            spent += answer.seconds
+    usual = found.pop(EXAMPLE, None)
+    if usual is None or not found:
+        return None
+    return tuple(label for label, calls in found.items() if calls != usual)
 
 
 def _judge(flow: ControlFlow, recording: operators.Recording) -> tuple[tuple[Finding, ...], bool]:

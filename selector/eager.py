@@ -45,12 +45,14 @@ class Answer:
             arrays are all zero, and take no memory, where the run was weightless.
         seconds: Wall seconds of the forward.
         real: Whether the run was with real weights.
+        calls: How many torch functions forward called.
     """
 
     inputs: Mapping[str, Array]
     outputs: tuple[tuple[str, str, Array], ...]
     seconds: float
     real: bool
+    calls: int
 
 
 class Eager:
@@ -164,14 +166,28 @@ class Eager:
         with torch.random.fork_rng(devices=()), torch.no_grad():
             torch.manual_seed(seed)
             clock = time.perf_counter()
-            outputs = flatten_outputs(self.module(**tensors, **constants))
+            with _Calls() as counted:
+                outputs = flatten_outputs(self.module(**tensors, **constants))
             seconds = time.perf_counter() - clock
         return Answer(
             inputs=arrays,
             outputs=tuple((name, dtype_name(item), read(item)) for name, item in outputs),
             seconds=seconds,
             real=not shapes_only,
+            calls=counted.calls,
         )
+
+
+class _Calls(TorchFunctionMode):
+    """Counts what forward calls of torch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        self.calls += 1
+        return func(*args, **(kwargs or {}))
 
 
 class _InRange(TorchFunctionMode):

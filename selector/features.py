@@ -24,6 +24,8 @@ FAMILIES = (
     "rnn",
     "plain",
 )
+# Of `ControlFlow.counts`.
+SIZE_KINDS = ("shape_branch", "shape_loop")
 MODALITIES = ("text", "vision", "audio", "video", "layout", "time-series")
 
 
@@ -43,6 +45,9 @@ class ModelFeatures:
         modules: Number of modules in the tree, the root included.
         parameters: Number of parameters, shared ones counted once.
         parameter_bytes: Their size.
+        varying: At which other sizes forward calls another number of torch functions than on
+            the example, labels of `plans`: a loop over pieces, a branch on a size. None where
+            it was not run at any.
         value_dependent: Whether the forward branches or loops on tensor values on the way
             that the example inputs take (without inputs: on any way).
         control_flow: Places in the forwards' source by kind, see `control_flow.ControlFlow`.
@@ -63,6 +68,7 @@ class ModelFeatures:
     modules: int = 0
     parameters: int = 0
     parameter_bytes: int = 0
+    varying: tuple[str, ...] | None = None
     value_dependent: bool = False
     control_flow: Mapping[str, int] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
@@ -73,7 +79,7 @@ class ModelFeatures:
     @property
     def size_dependent(self) -> bool:
         """Whether some forward branches or loops on sizes."""
-        return any(self.control_flow.get(kind) for kind in ("shape_branch", "shape_loop"))
+        return any(self.control_flow.get(kind) for kind in SIZE_KINDS)
 
     def to_json(self) -> dict[str, Any]:
         """The features as JSON values; `from_json` reads them back."""
@@ -93,11 +99,11 @@ class ModelFeatures:
                 f"these are not model features: unknown {', '.join(sorted(unknown))}"
             )
         try:
-            lists = ("modalities", "axes", "notes")
+            lists = ("modalities", "axes", "varying", "notes")
             return cls(
                 **{
                     **values,
-                    **{name: tuple(values[name]) for name in lists if name in values},
+                    **{name: tuple(values[name]) for name in lists if values.get(name) is not None},
                     "findings": tuple(Finding(**item) for item in values.get("findings", ())),
                     "unknown_to": {
                         name: tuple(names) for name, names in values.get("unknown_to", {}).items()

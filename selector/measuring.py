@@ -21,6 +21,7 @@ from strategies.base import Candidate, first_line
 from strategies.isolation import Limits, Outcome
 
 if TYPE_CHECKING:
+    from selector.features import ModelFeatures
     from selector.steps import Build
     from selector.workshop import Model
 
@@ -105,13 +106,9 @@ def measure(  # noqa: PLR0913 - the arguments of auto_export that matter here
 
     def opened(stack: ExitStack) -> tuple[Workshop, Study, Callable[..., Outcome[Verified]]]:
         # Many models are measured in one go, and all of them need every strategy.
-        imports = model.imports if isinstance(model, Recipe) else ()
-        workshop = Workshop(keep, progress, warm=registry.names(), imports=imports)
+        workshop = Workshop(keep, progress, warm=registry.names(), imports=_imports(model))
         stack.enter_context(workshop)
-        if isinstance(model, Recipe):
-            workshop.build(model.name, model.build, limits)
-        else:
-            workshop.load(model, random_weights=random_weights, limits=limits)
+        _load(workshop, model, random_weights, limits)
         study = workshop.study(StudyOrder(given=inputs, dynamic=bool(dynamic)), limits)
         run = workshop.attempts(
             study, opset=DEFAULT_OPSET, weights="copy", verify="full", tolerance=None
@@ -135,6 +132,43 @@ def measure(  # noqa: PLR0913 - the arguments of auto_export that matter here
         return Measurement(
             source=workshop.source, study=study, results=tuple(results), timings=workshop.timings
         )
+
+
+def features_of(
+    model: Model | Recipe, *, random_weights: bool = False, limits: Limits | None = None
+) -> ModelFeatures:
+    """The features that `measure` would tell, without any attempt.
+
+    Args:
+        model: As `measure` takes it.
+        random_weights: As there.
+        limits: What building it may take.
+
+    Raises:
+        InvalidRequestError: Inputs cannot be made up, or eager refuses them.
+        ModelLoadError: The model cannot be had.
+        AnalysisError: The features cannot be computed.
+        Exception: What building it raised.
+    """
+    with Workshop(imports=_imports(model)) as workshop:
+        _load(workshop, model, random_weights, limits or Limits())
+        return workshop.features(StudyOrder())
+
+
+def _imports(model: Model | Recipe) -> tuple[str, ...]:
+    return model.imports if isinstance(model, Recipe) else ()
+
+
+def _load(
+    workshop: Workshop,
+    model: Model | Recipe,
+    random_weights: bool,  # noqa: FBT001 - private, and handed on
+    limits: Limits,
+) -> None:
+    if isinstance(model, Recipe):
+        workshop.build(model.name, model.build, limits)
+    else:
+        workshop.load(model, random_weights=random_weights, limits=limits)
 
 
 def _of_strategy(outcome: Outcome[Verified], candidate: Candidate) -> Outcome[Verified]:

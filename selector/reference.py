@@ -3,16 +3,25 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from selector.cases import EXAMPLE_SEED, SIZES_SEED, VALUES_SEED
+from selector.cases import EXAMPLE_SEED, VALUES_SEED
 from selector.comparison import TOLERANCES, Array, tolerance_for
 from selector.eager import Answer, Eager, dtype_name, to_array
 from selector.errors import InvalidRequestError
+from selector.plans import (
+    EXAMPLE,
+    EXTRA_SECONDS,
+    OTHER_SIZES,
+    OTHER_VALUES,
+    Plan,
+    same_size_plans,
+    unseen_plans,
+)
 from strategies.base import first_line
 from strategies.calling import unique_names
 
@@ -22,24 +31,7 @@ if TYPE_CHECKING:
 
     from selector.inputs import ExampleInputs
 
-EXAMPLE = "example"
-OTHER_VALUES = "other values"
-OTHER_SIZES = "other sizes"
-LARGE_SIZES = "large sizes"
-NO_PADDING = "no padding"
-# Fills of inputs that say which positions count.
-MASK_FILLS = frozenset({"mask", "observed"})
-# Where forward branches on values: what may lead it elsewhere, each with several seeds.
-VALUE_STYLES = ("positive", "negative", "large", "small")
-PADDING_SEED = 3
-STYLE_SEEDS = (4, 5, 6)
-# Where forward branches or loops on sizes: beyond the chunks of 64 and 128 that models take, and
-# no multiple of anything. Axes of pieces, pictures and rows do not get it.
-LARGE_LENGTH = 131
-LENGTHS = re.compile(r"length|_dim_")
-LARGE_SEED = 7
-# Further cases stop here; those that every file needs are always made.
-EXTRA_SECONDS = 20.0
+# Nor are further cases kept beyond this.
 EXTRA_BYTES = 512 << 20
 
 
@@ -155,9 +147,9 @@ def compute_reference(  # noqa: PLR0913 - as many as there are reasons for a cas
     except Exception as error:
         raise InvalidRequestError(_refusal(error)) from error
     cases = [example]
-    plans = list(_plans(inputs, value_dependent=value_dependent, thorough=thorough))
-    if size_dependent:
-        plans += _large_plans(inputs)
+    plans = unseen_plans(
+        inputs, value_dependent=value_dependent, size_dependent=size_dependent, thorough=thorough
+    )
     refused = runs.extend(cases, [plan for plan in plans if unseen or plan.label == OTHER_SIZES])
     return Reference(
         recipe=inputs,
@@ -181,52 +173,12 @@ def with_static_cases(module: nn.Module, reference: Reference) -> Reference:
     """Adds what a static file is held against: other values at the example's sizes."""
     runs = _Runs(Eager(module), reference.recipe, real=True, known=reference)
     cases = list(reference.cases)
-    refused = runs.extend(cases, list(_same_size_plans(reference.recipe)))
+    refused = runs.extend(cases, list(same_size_plans(reference.recipe)))
     return replace(reference, cases=tuple(cases), refused={**reference.refused, **refused})
 
 
 def _labels(cases: Sequence[Case], refused: Mapping[str, str]) -> set[str]:
     return {case.label for case in cases} | refused.keys()
-
-
-@dataclass(frozen=True, slots=True)
-class _Plan:
-    label: str
-    seed: int
-    style: str = "example"
-    sizes: Mapping[str, int] | None = None
-    extra: bool = True
-
-
-def _plans(inputs: ExampleInputs, *, value_dependent: bool, thorough: bool) -> Iterator[_Plan]:
-    same_size = list(_same_size_plans(inputs))
-    if thorough or not inputs.other_sizes:
-        yield same_size[0]
-    if inputs.other_sizes:
-        sizes = {**inputs.sizes, **inputs.other_sizes}
-        yield _Plan(OTHER_SIZES, seed=SIZES_SEED, sizes=sizes, extra=False)
-    if thorough or not inputs.other_sizes:
-        yield from same_size[1:]
-    if value_dependent:
-        for seed in STYLE_SEEDS:
-            for style in VALUE_STYLES:
-                yield _Plan(f"{style} values, seed {seed}", seed=seed, style=style)
-
-
-def _large_plans(inputs: ExampleInputs) -> Iterator[_Plan]:
-    lengths = {
-        axis: LARGE_LENGTH
-        for axis, size in inputs.other_sizes.items()
-        if LENGTHS.search(axis) and size < LARGE_LENGTH
-    }
-    if lengths:
-        yield _Plan(LARGE_SIZES, seed=LARGE_SEED, sizes={**inputs.sizes, **lengths})
-
-
-def _same_size_plans(inputs: ExampleInputs) -> Iterator[_Plan]:
-    yield _Plan(OTHER_VALUES, seed=VALUES_SEED, extra=False)
-    if any(spec.fill in MASK_FILLS for spec in inputs.specs):
-        yield _Plan(NO_PADDING, seed=PADDING_SEED, style="unpadded")
 
 
 class _OtherOutputsError(Exception):
@@ -269,7 +221,7 @@ class _Runs:
             sizes=dict(sizes or self.inputs.sizes),
         )
 
-    def extend(self, cases: list[Case], plans: Sequence[_Plan]) -> dict[str, str]:
+    def extend(self, cases: list[Case], plans: Sequence[Plan]) -> dict[str, str]:
         """Adds a case per plan; returns what eager refused, and why."""
         refused: dict[str, str] = {}
         for plan in plans:

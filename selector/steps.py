@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from selector.errors import AnalysisError, InvalidRequestError
 from selector.features import ModelFeatures
+from selector.plans import OTHER_SIZES
 from strategies.base import VOID, Candidate, ExportArtifact, ExportRequest
 from strategies.hierarchy import Hierarchy, read_hierarchy
 
@@ -180,7 +181,6 @@ def study_subject(subject: Subject, order: StudyOrder) -> Study:
         InvalidRequestError: Inputs cannot be made up, or eager refuses them.
     """
     from selector.eager import Eager, Weights  # noqa: PLC0415 - imports torch
-    from selector.reference import OTHER_SIZES  # noqa: PLC0415 - imports torch
 
     loaded = subject.loaded
     weights = Weights.FIRST if order.check else Weights.NEVER
@@ -204,7 +204,7 @@ def _study(subject: Subject, order: StudyOrder, eager: Eager) -> Study:
     )
 
     inputs = _inputs(subject, order, eager)
-    features, notes = _features(subject, inputs)
+    features, notes = _features(subject, inputs, eager)
     reference = compute_reference(
         subject.loaded.module,
         inputs,
@@ -258,7 +258,7 @@ def features_of_subject(subject: Subject, order: StudyOrder) -> ModelFeatures:
 
     loaded = subject.loaded
     eager = Eager(loaded.module, weights=Weights.NEVER, prepare=loaded.weights.fill)
-    return _analyzed(subject, _inputs(subject, order, eager))
+    return _analyzed(subject, _inputs(subject, order, eager), eager)
 
 
 def _inputs(subject: Subject, order: StudyOrder, eager: Eager) -> ExampleInputs:
@@ -274,18 +274,20 @@ def _inputs(subject: Subject, order: StudyOrder, eager: Eager) -> ExampleInputs:
     )
 
 
-def _analyzed(subject: Subject, inputs: ExampleInputs) -> ModelFeatures:
+def _analyzed(subject: Subject, inputs: ExampleInputs, eager: Eager) -> ModelFeatures:
     from selector.analysis import analyze_module  # noqa: PLC0415 - imports torch
 
     loaded = subject.loaded
-    return analyze_module(loaded.module, loaded.config, inputs, prepare=loaded.weights.fill)
+    return analyze_module(
+        loaded.module, loaded.config, inputs, prepare=loaded.weights.fill, eager=eager
+    )
 
 
 def _features(
-    subject: Subject, inputs: ExampleInputs
+    subject: Subject, inputs: ExampleInputs, eager: Eager
 ) -> tuple[ModelFeatures | None, tuple[str, ...]]:
     try:
-        return _analyzed(subject, inputs), ()
+        return _analyzed(subject, inputs, eager), ()
     except AnalysisError as error:
         return None, (f"the analysis failed, so the order is the static one: {error}",)
 

@@ -14,7 +14,7 @@ import onnxruntime as ort
 from selector.comparison import Difference, compare_all
 from selector.doubts import examine
 from selector.frozen_axes import frozen_axes
-from selector.reference import EXAMPLE, OTHER_SIZES, OTHER_VALUES
+from selector.plans import EXAMPLE, OTHER_SIZES, OTHER_VALUES
 from selector.runtime import RuntimeRefusalError, Session
 from selector.structure import (
     FileFacts,

@@ -17,6 +17,7 @@ from scripts.plain_modules import PLAIN
 from selector import lowerings
 from selector.analysis import ModelFeatures, analyze_module, features_from_config
 from selector.control_flow import Finding
+from selector.eager import Eager, Weights
 from selector.errors import AnalysisError
 from selector.inputs import make_inputs
 
@@ -48,6 +49,29 @@ def test_plain_modules(name: str) -> None:
         assert worst.kind == name
         assert worst.place.startswith(("plain_control.py:", "plain_recurrent.py:"))
         assert ("if bool" if name == "branch" else "for _ in range") in worst.source
+
+
+class Chunks(nn.Module):
+    """Takes a sequence in pieces of 64."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[1] <= 64:
+            return x.cumsum(1)
+        return torch.cat([piece.cumsum(1) for piece in torch.split(x, 64, dim=1)], dim=1)
+
+
+@pytest.mark.parametrize("weights", [Weights.REAL, Weights.NEVER])
+@pytest.mark.parametrize(
+    ("module", "varying"), [(nn.Linear(11, 4), ()), (Chunks(), ("large sizes",))]
+)
+def test_a_forward_that_does_more_at_other_sizes_is_seen(
+    module: nn.Module, varying: tuple[str, ...], weights: Weights
+) -> None:
+    eager = Eager(module.eval(), weights=weights)
+    name = "input" if isinstance(module, nn.Linear) else "x"
+    inputs = make_inputs(module, None, given={name: torch.randn(2, 11)}, eager=eager)
+    assert analyze_module(module, None, inputs, eager=eager).varying == varying
+    assert analyze_module(module, None, inputs).varying is None
 
 
 QUICK = {
