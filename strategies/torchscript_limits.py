@@ -1,7 +1,7 @@
 """What Python's code does with sizes, which are tensors while they are traced.
 
-Its `min` and `max` would be one or the other for good, and tensors lack what numbers can do
-besides arithmetic.
+Its `min` and `max` would be one or the other for good, its `len` is a plain number, and
+tensors lack what numbers can do besides arithmetic.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from strategies.torchscript import is_tracing
 
 @contextmanager
 def kept(model: nn.Module) -> Iterator[None]:
-    """Within it the model's code calls `min` and `max` that stay open for other sizes.
+    """Within it the model's code calls `min`, `max` and `len` that stay open for other sizes.
 
     Where a plain number is the lesser or greater one, it remains a plain number: what is
     as wide as a window wants to know how wide that is.
@@ -54,6 +54,11 @@ def _open(
     return extreme
 
 
+def _length(items: Any) -> Any:
+    is_traced = isinstance(items, Tensor) and items.dim() > 0 and is_tracing()
+    return items.shape[0] if is_traced else len(items)
+
+
 def _of_number(name: str) -> Callable[..., Any]:
     def call(size: Tensor, *args: Any) -> Any:
         number = float(size) if size.is_floating_point() else int(size)
@@ -70,4 +75,5 @@ _METHODS = {"__round__", "as_integer_ratio", "bit_count", "bit_length"}
 _FUNCTIONS = {
     "min": _open(builtins.min, torch.minimum),
     "max": _open(builtins.max, torch.maximum),
+    "len": _length,
 }

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import onnx
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
@@ -60,6 +61,34 @@ def placed(x: Tensor) -> Tensor:
     y[y > 1.5] = 1
     y[..., -1:] = y[..., :1]
     return y
+
+
+def put_together(x: Tensor) -> tuple[Tensor, ...]:
+    """Writes to stretches: from either end, along several axes, at one place."""
+    y, length = x.clone(), x.shape[-1]
+    y[:, 1:, length // 2 :] = x[:, :-1, : length - length // 2]
+    y[0, :, -3:-1] = 7
+    y[:, -1] = x[:1, 0]
+    y[..., 0] = torch.ones(1, x.shape[0], 1, dtype=torch.int64)
+    turned = (x * 2).transpose(0, 1)
+    turned[:2, :, 1:-1] = 0.5
+    turned[3:] = 1
+    turned[1:, ..., ::2] = 3
+    return y, turned
+
+
+def chunks(x: Tensor) -> tuple[Tensor, ...]:
+    """Overlapping ones, read from memory: of every row, of turned rows, and of one piece."""
+    batch, channels, length = x.shape
+    wide = x.contiguous().view(batch, -1, 4, channels)
+    steps = list(wide.stride())
+    steps[1] //= 2
+    return (
+        wide.as_strided([batch, wide.shape[1] * 2 - 1, 4, channels], steps),
+        x.mT.as_strided((batch, channels, 3, 2), (*x.stride()[:2], 2, 1)),
+        x.as_strided((batch, length - 1), (channels * length, 1), storage_offset=1),
+        x.as_strided((batch, channels, 2), x.stride()),
+    )
 
 
 def written(x: Tensor) -> Tensor:
@@ -194,6 +223,7 @@ MOVING: dict[str, Case] = {
     ),
     "one_hot": lambda x: (F.one_hot(ids(x)), F.one_hot(ids(x), 10)),
     "placed": placed,
+    "put together": put_together,
     "mT": lambda x: x.mT,
 }
 SIZES: dict[str, Case] = {
@@ -207,6 +237,7 @@ SIZES: dict[str, Case] = {
         x.as_strided((x.shape[0], x.shape[-1] - 1, 2), (x.stride(0), 1, x.stride(1))),
         x.mT.as_strided((3, 4), (2, 1), 5),
     ),
+    "chunks": chunks,
     # As many pieces as rows, and another number of rows in the other size.
     "pieces": lambda x: torch.cat(x.flatten(0, 1).split((ids(x)[:, 0, 0] * 0 + 3).tolist())),
     "flattened pieces": lambda x: torch.cat(
@@ -402,3 +433,19 @@ def test_lowers_and_follows_sizes(name: str, tmp_path: Path) -> None:
     path = UsageBasedStrategy()(request).path
     for size in (shape, other_shape):
         assert largest_error(path, model, {"x": draw(size)}) < 1e-5
+
+
+def test_stretches_are_written_without_an_index_for_each_element(tmp_path: Path) -> None:
+    def write(x: Tensor) -> Tensor:
+        y = torch.zeros_like(x)
+        y[:, 1:, :-2] = x[:, 1:, 2:]
+        y[-1, ..., 0] = 1
+        return y
+
+    model = Calls(write).eval()
+    request = request_for(
+        model, {"x": draw(ROWS)}, Candidate(strategy="usage_based", dynamic=False), tmp_path
+    )
+    path = UsageBasedStrategy()(request).path
+    assert largest_error(path, model, {"x": draw(ROWS)}) < 1e-6
+    assert "ScatterND" not in {node.op_type for node in onnx.load(path).graph.node}

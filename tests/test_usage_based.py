@@ -253,6 +253,25 @@ def test_the_lesser_of_sizes_is_found_out_at_every_run(tmp_path: Path) -> None:
     assert "min" not in globals()
 
 
+class Counted(nn.Module):
+    """Asks how many elements a mask chooses, by Python's own function."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        chosen = (x > 0).nonzero(as_tuple=True)
+        signs = x[chosen].sign().view(len(chosen[0]), -1)
+        return x.flatten() * signs.sum() + len(x) * len(x.shape)
+
+
+def test_a_tensor_is_counted_at_every_run(tmp_path: Path) -> None:
+    model = Counted()
+    torch.manual_seed(0)
+    axes = {"x": {0: "rows", 1: "columns"}}
+    request = request_for(model, {"x": torch.randn(2, 3)}, DYNAMIC, tmp_path, axes=axes)
+    path = UsageBasedStrategy()(request).path
+    for shape in ((2, 3), (5, 4), (1, 9)):
+        assert largest_error(path, model, {"x": torch.randn(shape)}) < 1e-6
+
+
 class Grouped(nn.Module):
     """Its mask is made by a function of single positions, as transformers maps it over all."""
 

@@ -18,6 +18,7 @@ from strategies.compositions import (
     sizes,
     strides,
     tables,
+    writing,
 )
 
 _MODULES = (
@@ -32,6 +33,7 @@ _MODULES = (
     strides,
     complex_pairs,
     fourier,
+    writing,
 )
 # What to call in place of each function while a trace is recorded.
 COMPOSITIONS = {

@@ -349,19 +349,4 @@ def _one_hot(x: Tensor, num_classes: int = -1) -> Any:
     return (x.unsqueeze(-1) == torch.arange(classes)).long()
 
 
-def _set_item(x: Tensor, key: Any, value: Any) -> None:
-    """Leaves out axes taken whole at the end, besides which the exporter mistakes masks."""
-    if isinstance(key, tuple):
-        while len(key) > 1 and (key[-1] is Ellipsis or key[-1] == slice(None)):
-            key = key[:-1]
-        key = key[0] if len(key) == 1 else key
-    is_mask = isinstance(key, Tensor) and key.dtype is torch.bool
-    if is_mask and isinstance(value, int | float) and 0 < key.dim() < x.dim():
-        # The exporter fills as if the mask had all axes.
-        x.masked_fill_(key[(..., *[None] * (x.dim() - key.dim()))], value)
-    else:
-        x[key] = value
-
-
-TABLE[Tensor.__setitem__] = _set_item
 TABLE[Tensor.mT.__get__] = lambda x, *_: x.transpose(-2, -1)  # type: ignore[attr-defined]  # a descriptor

@@ -37,12 +37,44 @@ def _stride(x: Tensor, dim: int | None = None) -> Any:
 def _as_strided(
     x: Tensor, size: Sequence[Any], stride: Sequence[Any], storage_offset: Any = None
 ) -> Any:
-    """Reads memory, whatever the shape: what lies side by side, at computed places."""
-    flat = x.permute(_order(x)).flatten()
+    """Reads memory, whatever the shape: what lies side by side, at computed places.
+
+    The axes that are the tensor's own, before and after the others, are read whole.
+    """
+    source = x.permute(_order(x))
+    first, last = _own_axes(source, size, stride, storage_offset)
+    rest = len(size) - last
+    block: Any = 1
+    for length in source.shape[source.dim() - last :]:
+        block = length * block
     places = torch.as_tensor(0 if storage_offset is None else storage_offset)
-    for count, step in zip(size, stride, strict=True):
-        places = places.unsqueeze(-1) + torch.arange(count) * step
-    return flat[places]
+    for count, step in zip(size[first:rest], stride[first:rest], strict=True):
+        places = places.unsqueeze(-1) + torch.arange(count) * _quotient(step, block)
+    flat = source.flatten(first, source.dim() - 1 - last)
+    key: tuple[Any, ...] = (*[slice(None)] * first, places)
+    return flat[key]
+
+
+def _own_axes(
+    source: Tensor, size: Sequence[Any], stride: Sequence[Any], storage_offset: Any
+) -> tuple[int, int]:
+    """How many axes at the beginning and at the end are as the tensor has them."""
+    asked = [(int(count), int(step)) for count, step in zip(size, stride, strict=True)]
+    own = list(zip(map(int, source.shape), source.stride(), strict=True))
+    if not source.is_contiguous() or (storage_offset is not None and int(storage_offset) != 0):
+        return 0, 0
+    most = min(len(asked), len(own)) - 1
+    first = next((n for n in range(most) if asked[n] != own[n]), most)
+    ends = range(most - first)
+    last = next((n for n in ends if asked[-1 - n] != own[-1 - n]), len(ends))
+    # Between them, every step has to be one of whole blocks.
+    while any(step % own[len(own) - 1 - last][1] for _, step in asked[first : len(asked) - last]):
+        last -= 1
+    return first, last
+
+
+def _quotient(number: Any, divisor: Any) -> Any:
+    return number if type(divisor) is int and divisor == 1 else number // divisor
 
 
 TABLE[torch.as_strided] = TABLE[Tensor.as_strided] = _as_strided

@@ -1,0 +1,100 @@
+"""Writes to parts of a tensor, as the exporter gets them right and without large indices."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from strategies.compositions.tables import Table
+from strategies.torchscript import is_tracing
+
+TABLE: Table = {}
+
+
+def _set_item(x: Tensor, key: Any, value: Any) -> None:
+    """Leaves out axes taken whole at the end, besides which the exporter mistakes masks."""
+    if isinstance(key, tuple):
+        while len(key) > 1 and (key[-1] is Ellipsis or key[-1] == slice(None)):
+            key = key[:-1]
+        key = key[0] if len(key) == 1 else key
+    is_mask = isinstance(key, Tensor) and key.dtype is torch.bool
+    if is_mask and isinstance(value, int | float) and 0 < key.dim() < x.dim():
+        # The exporter fills as if the mask had all axes.
+        x.masked_fill_(key[(..., *[None] * (x.dim() - key.dim()))], value)
+        return
+    keys = _by_axis(x, key) if is_tracing() and _is_plain(x, value) else []
+    stretches = _stretches(x, keys)
+    if stretches:
+        x.copy_(_written(x, stretches, _filling(x, keys, value)))
+    else:
+        x[key] = value
+
+
+def _is_plain(x: object, value: object) -> bool:
+    return isinstance(x, Tensor) and isinstance(value, Tensor | int | float)
+
+
+def _by_axis(x: Tensor, key: Any) -> list[int | slice]:
+    """A number or a slice for each of the first axes; empty where there is anything else."""
+    keys = list(key) if isinstance(key, tuple) else [key]
+    # Without a comparison, which tensors would answer one by one.
+    gaps = [place for place, item in enumerate(keys) if item is Ellipsis]
+    for place in gaps[:1]:
+        keys[place : place + 1] = [slice(None)] * (x.dim() - len(keys) + 1)
+    return keys if all(type(item) in {int, slice} for item in keys) else []
+
+
+def _stretches(x: Tensor, keys: Sequence[int | slice]) -> list[tuple[int, slice]]:
+    """The axes that are taken in part, and from where to where; empty if none are to be had.
+
+    The exporter writes by an index for each element, which takes several times the memory
+    of the tensor.
+    """
+    found: list[tuple[int, slice]] = []
+    for axis, item in enumerate(keys):
+        part = slice(item, item + 1 or None) if isinstance(item, int) else item
+        start, stop, step = part.indices(int(x.shape[axis]))
+        if step != 1 or stop <= start:
+            return []
+        if isinstance(item, int) or part.stop is not None or not _is_first(part.start):
+            found.append((axis, part))
+    return found
+
+
+def _is_first(start: object) -> bool:
+    return start is None or (type(start) is int and start == 0)
+
+
+def _filling(x: Tensor, keys: Sequence[int | slice], value: Tensor | float) -> Tensor:
+    """What is written, in the shape of where it goes, axes taken at one place included."""
+    region = x[tuple(keys)]
+    given = torch.as_tensor(value, dtype=x.dtype)
+    if given.dim() > region.dim():
+        given = given.flatten(0, given.dim() - region.dim())
+    given = given.expand_as(region)
+    for axis, item in enumerate(keys):
+        given = given.unsqueeze(axis) if isinstance(item, int) else given
+    return given
+
+
+def _written(x: Tensor, stretches: Sequence[tuple[int, slice]], filling: Tensor) -> Tensor:
+    """The tensor with one of its parts exchanged, put together of what is around that."""
+    if not stretches:
+        return filling
+    (axis, part), *others = stretches
+
+    def along(place: slice) -> Tensor:
+        return x[(*[slice(None)] * axis, place)]
+
+    pieces = [_written(along(part), others, filling)]
+    if not _is_first(part.start):
+        pieces.insert(0, along(slice(None, part.start)))
+    if part.stop is not None:
+        pieces.append(along(slice(part.stop, None)))
+    return torch.cat(pieces, axis)
+
+
+TABLE[Tensor.__setitem__] = _set_item
