@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, ClassVar
 import torch
 from torch import nn
 
-from strategies import internals
+from strategies import internals, sizes
 from strategies.base import ExportRequest, ExportStrategy, first_line
 from strategies.calling import NamedCall
 from strategies.errors import (
@@ -116,7 +116,8 @@ def _run_export(
 ) -> torch.export.ExportedProgram:
     axes = tuple(dict.fromkeys(indices, torch.export.Dim.AUTO) for indices in free)
     slow = _without_slow_cache(dynamic=any(free))
-    with torch.no_grad(), slow, attributes_restored(call.module):
+    model = call.module
+    with torch.no_grad(), slow, attributes_restored(model), sizes.kept_open(model):
         return torch.export.export(call, tensors, dynamic_shapes={"tensors": axes}, strict=False)
 
 

@@ -43,6 +43,7 @@ class HtpStrategy(ExportStrategy):
             recording,
             scans,
             simplification,
+            sizes,
             torchlib,
         )
 
@@ -57,6 +58,7 @@ class HtpStrategy(ExportStrategy):
                 stack.enter_context(PackedVision(model).applied())
                 stack.enter_context(scans.kept_whole(model))
                 stack.enter_context(pieces.kept_together())
+                stack.enter_context(sizes.kept_open(model))
             recorded = record(
                 model, request.inputs, request.constants, decompositions=tools.decompositions
             )

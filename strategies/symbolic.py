@@ -39,11 +39,13 @@ class FakeInputs:
         mode: The mode that the tensors belong to.
         tensors: In the order of the inputs.
         symbols: The size of each axis that varies, by its name.
+        unknowns: What stands for that size in expressions as long as it is free, by the same.
     """
 
     mode: FakeTensorMode
     tensors: list[torch.Tensor]
     symbols: Mapping[str, torch.SymInt]
+    unknowns: Mapping[str, object]
 
 
 def fake_inputs(
@@ -76,7 +78,8 @@ def fake_inputs(
         if follow_values:
             fake.real_tensor = tensor.clone()  # type: ignore[attr-defined]  # it is a FakeTensor
         tensors.append(fake)
-    return FakeInputs(mode=mode, tensors=tensors, symbols=symbols)
+    unknowns = {name: symbol.node.expr for name, symbol in symbols.items()}
+    return FakeInputs(mode=mode, tensors=tensors, symbols=symbols, unknowns=unknowns)
 
 
 def check_free(inputs: FakeInputs) -> None:
@@ -89,7 +92,7 @@ def check_free(inputs: FakeInputs) -> None:
     for name, symbol in inputs.symbols.items():
         expression = symbol.node.expr
         if expression.is_number:
-            where = _where(inputs.mode, expression)
+            where = _where(inputs.mode, inputs.unknowns[name])
             raise FrozenAxisError(f"axis {name} became fixed at {expression}{where}")
         if expression in seen:
             raise FrozenAxisError(f"axes {seen[expression]} and {name} must be equal")
@@ -105,12 +108,12 @@ def _symbol(environment: ShapeEnv, name: str, size: int) -> torch.SymInt:
     return symbol
 
 
-def _where(mode: FakeTensorMode, size: object) -> str:
-    """The line of forward that fixed a symbol at a size, where torch noted it."""
+def _where(mode: FakeTensorMode, unknown: object) -> str:
+    """The line of forward that fixed a size, where torch noted it."""
     guards = mode.shape_env.guards if mode.shape_env is not None else []
     for guard in guards:
         frame = guard.sloc.framework_loc
-        fixed_here = guard.expr.is_Equality and size in guard.expr.args
+        fixed_here = guard.expr.is_Equality and guard.expr.free_symbols == {unknown}
         if fixed_here and isinstance(frame, traceback.FrameSummary):
             return f" by {Path(frame.filename).name}:{frame.lineno} in {frame.name}"
     return ""

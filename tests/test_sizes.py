@@ -1,0 +1,81 @@
+"""Sizes that forward makes plain numbers of: they stay open, and nothing else changes."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+from transformers.utils import torch_int
+
+from strategies import sizes
+from strategies.base import Candidate
+from strategies.errors import CaptureError
+from strategies.fx import FxStrategy
+from strategies.htp import HtpStrategy
+from tests.exporting import largest_error, request_for
+
+STRATEGIES = pytest.mark.parametrize("strategy", [HtpStrategy, FxStrategy])
+AXES = {"x": {0: "rows", 1: "width"}}
+
+
+class Measures(nn.Module):
+    """Counts with `len`, of tensors and others, and halves with transformers' `torch_int`."""
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        parts = [x, -x]
+        ramp = torch.arange(len(x), dtype=x.dtype)[:, None]
+        half = torch.stack(parts)[..., : torch_int(x.shape[1] / 2)]
+        doubled = torch.cat([x] * len(parts)).reshape(len(parts), len(x), -1)
+        return {"ramp": x + ramp, "half": half, "doubled": doubled}
+
+
+@STRATEGIES
+def test_lengths_and_whole_numbers_follow_the_axes(
+    strategy: type[HtpStrategy | FxStrategy], tmp_path: Path
+) -> None:
+    model = Measures().eval()
+    candidate = Candidate(strategy=strategy.name)
+    request = request_for(model, {"x": torch.randn(3, 7)}, candidate, tmp_path, axes=AXES)
+    path = strategy()(request).path
+    for rows, width in ((3, 7), (5, 10)):
+        assert largest_error(path, model, {"x": torch.randn(rows, width)}) == 0
+
+
+class Refuses(nn.Module):
+    def forward(self, x: Tensor) -> Tensor:
+        return x * len(torch.tensor(1.0))
+
+
+def test_names_are_put_back() -> None:
+    names = vars(sys.modules[__name__])
+    before = dict(names)
+    with sizes.kept_open(Refuses()):
+        assert names["len"]([1, 2]) == 2
+        assert len("three") == 5
+        assert len(torch.zeros(4, 2)) == 4
+        assert torch_int(2.5) == 2
+        with pytest.raises(TypeError):
+            Refuses()(torch.ones(2))
+        assert names["torch_int"] is not before["torch_int"]
+    assert names == before
+
+
+class Stretches(nn.Module):
+    """Fixes its second axis, after a branch on the first."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[0] == 7:
+            return x
+        return x * float(x.shape[1])
+
+
+def test_the_line_that_fixes_an_axis_is_that_of_the_axis(tmp_path: Path) -> None:
+    inputs = {"x": torch.randn(3, 7)}
+    request = request_for(Stretches(), inputs, Candidate(strategy="htp"), tmp_path, axes=AXES)
+    line = Stretches.forward.__code__.co_firstlineno + 3
+    message = rf"axis width became fixed at 7 by test_sizes\.py:{line} in forward"
+    with pytest.raises(CaptureError, match=message):
+        HtpStrategy()(request)
