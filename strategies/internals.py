@@ -48,6 +48,8 @@ WEIGHTLESS = (
 
 # Nothing public names the module scopes of a trace, or keeps weights out of its lowering.
 TRACING = (
+    "torch:_C._get_value_trace",
+    "torch:_C._set_value_trace",
     "torch:_C._jit_onnx_create_full_scope_name",
     "torch._higher_order_ops.associative_scan:associative_scan",
     "torch.jit._trace:_trace_module_map",

@@ -109,21 +109,34 @@ def is_tracing() -> bool:
     return tracing
 
 
+def give_value(tensor: torch.Tensor, source: torch.Tensor) -> None:
+    """Has the trace take a tensor for what it recorded for another."""
+    value = torch._C._get_value_trace(source)  # type: ignore[attr-defined]  # missing in torch's stub
+    torch._C._set_value_trace(tensor, value)  # type: ignore[attr-defined]  # as above
+
+
 @contextmanager
 def paused() -> Iterator[None]:
     """Within it nothing is recorded, and sizes are plain numbers."""
-    state = torch._C._get_tracing_state()
-    if state is None:
-        yield
-        return
-    # An operator that is being recorded hides the tracer from what it calls, and the state
-    # can be set only where the tracer is not hidden.
-    hidden = torch._C._dispatch_tls_is_dispatch_key_excluded(_TRACER)
-    _set_state(None, hidden=hidden)
+    state = pause()
     try:
         yield
     finally:
-        _set_state(state, hidden=hidden)
+        resume(state)
+
+
+def pause() -> object:
+    """The trace that is being recorded, which from now on is not; None without one."""
+    state: object = torch._C._get_tracing_state()
+    if state is not None:
+        _set_state(None)
+    return state
+
+
+def resume(state: object) -> None:
+    """Has a trace recorded again, if there was one."""
+    if state is not None:
+        _set_state(state)
 
 
 @contextmanager
@@ -137,7 +150,10 @@ def resumed() -> Iterator[None]:
         torch._C._dispatch_tls_set_dispatch_key_excluded(_TRACER, hidden)
 
 
-def _set_state(state: object, *, hidden: bool) -> None:
+def _set_state(state: object) -> None:
+    # An operator that is being recorded hides the tracer from what it calls, and the state
+    # can be set only where the tracer is not hidden.
+    hidden = torch._C._dispatch_tls_is_dispatch_key_excluded(_TRACER)
     torch._C._dispatch_tls_set_dispatch_key_excluded(_TRACER, False)
     torch._C._set_tracing_state(state)  # type: ignore[attr-defined]  # missing in torch's stub
     torch._C._dispatch_tls_set_dispatch_key_excluded(_TRACER, hidden)

@@ -43,7 +43,7 @@ def _symbolic(g: Any, factors: Any, terms: Any, axis: int) -> Any:
 def fill_in(model: ir.Model) -> None:
     """Puts an ONNX Scan in the place of each placeholder."""
     for node in list(hierarchy.all_nodes(model.graph)):
-        if node.domain != _DOMAIN or node.graph is None:
+        if node.domain != _DOMAIN or node.op_type != "Scan" or node.graph is None:
             continue
         start, factors, terms = node.inputs
         axis = node.attributes["axis"].as_int()
@@ -52,4 +52,3 @@ def fill_in(model: ir.Model) -> None:
         node.graph.insert_before(node, scan)
         node.outputs[0].replace_all_uses_with(scan.outputs[1], replace_graph_outputs=True)
         node.graph.remove(node, safe=True)
-    model.opset_imports.pop(_DOMAIN, None)

@@ -11,7 +11,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import onnx
 import onnx_ir as ir
@@ -47,6 +47,9 @@ from strategies.void import (
     void_parameters,
 )
 
+if TYPE_CHECKING:
+    from strategies import torchscript_loops
+
 
 class UsageBasedStrategy(ExportStrategy):
     """Captures by `torch.jit.trace`, lowers by torch's TorchScript symbolics."""
@@ -55,29 +58,16 @@ class UsageBasedStrategy(ExportStrategy):
 
     def _export(self, model: nn.Module, request: ExportRequest) -> ir.Model:
         internals.require_supported_torch(internals.TRACING)
-        from strategies import torchscript_scans  # noqa: PLC0415 - it imports what was just made sure of
+        from strategies import torchscript_loops  # noqa: PLC0415 - it imports what was just made sure of
 
         body = _scripted(model, request) if request.candidate.scripted else model
-        void = request.candidate.weights == VOID
-        replacements = guarded(COMPOSITIONS) if void else COMPOSITIONS
-        around = _without_values if void else nullcontext
-        call = _TracedCall(body, request, around).eval()
-        with (
-            exportable(model, plain_attention=False, replacements=replacements),
-            without_gradients(),
-            PackedVision(model).applied(),
-            torchscript_scans.kept_whole(model),
-            torchscript_scopes.exact_scopes(call),
-            _numbers_kept(),
-            torchscript_limits.kept(model),
-            torchscript_masks.broadcast(),
-            torchscript.without_weights(call, refuse_constant),
-            torchscript.without_needless_passes(),
-            void_parameters(model) if void else nullcontext(),
-        ):
-            proto = _trace_and_lower(call, request)
-        graph_model = ir.from_proto(proto)
-        torchscript_scans.fill_in(graph_model)
+        loops = torchscript_loops.Loops() if request.dynamic_axes else None
+        try:
+            graph_model, call = _traced(model, body, request, loops)
+        except Exception:
+            if loops is None or not loops.count:
+                raise
+            graph_model, call = _traced(model, body, request, None)
         del graph_model.graph.outputs[len(request.output_names) :]
         _attach_weights(graph_model.graph, call, len(request.inputs))
         for node in hierarchy.all_nodes(graph_model.graph):
@@ -86,6 +76,40 @@ class UsageBasedStrategy(ExportStrategy):
             if scope is not None:
                 hierarchy.mark(node, scope)
         return graph_model
+
+
+def _traced(
+    model: nn.Module,
+    body: nn.Module,
+    request: ExportRequest,
+    loops: torchscript_loops.Loops | None,
+) -> tuple[ir.Model, NamedCall]:
+    """Traces a call of the body, its loops over sizes kept or unrolled."""
+    from strategies import loop_bodies, torchscript_scans  # noqa: PLC0415 - they import what was just made sure of
+
+    void = request.candidate.weights == VOID
+    replacements = guarded(COMPOSITIONS) if void else COMPOSITIONS
+    around = _without_values if void else nullcontext
+    call = _TracedCall(body, request, around).eval()
+    with (
+        exportable(model, plain_attention=False, replacements=replacements),
+        without_gradients(),
+        PackedVision(model).applied(),
+        torchscript_scans.kept_whole(model),
+        loops.kept(model) if loops else nullcontext(),
+        torchscript_scopes.exact_scopes(call),
+        _numbers_kept(),
+        torchscript_limits.kept(model),
+        torchscript_masks.broadcast(),
+        torchscript.without_weights(call, refuse_constant),
+        torchscript.without_needless_passes(),
+        void_parameters(model) if void else nullcontext(),
+    ):
+        proto = _trace_and_lower(call, request)
+    graph_model = ir.from_proto(proto)
+    torchscript_scans.fill_in(graph_model)
+    loop_bodies.fill_in(graph_model)
+    return graph_model, call
 
 
 class _TracedCall(NamedCall):

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from strategies.compositions.tables import Table
+from strategies.step_numbers import StepNumber, in_key
 from strategies.torchscript import is_tracing
 
 TABLE: Table = {}
@@ -16,6 +17,7 @@ TABLE: Table = {}
 
 def _set_item(x: Tensor, key: Any, value: Any) -> None:
     """Leaves out axes taken whole at the end, besides which the exporter mistakes masks."""
+    has_steps, key = _has_steps(key), in_key(key)
     if isinstance(key, tuple):
         while len(key) > 1 and (key[-1] is Ellipsis or key[-1] == slice(None)):
             key = key[:-1]
@@ -25,12 +27,29 @@ def _set_item(x: Tensor, key: Any, value: Any) -> None:
         # The exporter fills as if the mask had all axes.
         x.masked_fill_(key[(..., *[None] * (x.dim() - key.dim()))], value)
         return
-    keys = _by_axis(x, key) if is_tracing() and _is_plain(x, value) else []
+    may_join = is_tracing() and not has_steps and _is_plain(x, value)
+    keys = _by_axis(x, key) if may_join else []
     stretches = _stretches(x, keys)
     if stretches:
         x.copy_(_written(x, stretches, _filling(x, keys, value)))
     else:
         x[key] = value
+
+
+def _get_item(x: Tensor, key: Any) -> Any:
+    """Where the step of a loop says what is taken too."""
+    return x[in_key(key)]
+
+
+def _has_steps(key: Any) -> bool:
+    """Whether the step of a loop says where the key is, which the example's size does not."""
+    parts = key if isinstance(key, tuple) else (key,)
+    ends = [
+        end
+        for part in parts
+        for end in ((part.start, part.stop) if isinstance(part, slice) else (part,))
+    ]
+    return any(isinstance(end, StepNumber) for end in ends)
 
 
 def _is_plain(x: object, value: object) -> bool:
@@ -98,3 +117,4 @@ def _written(x: Tensor, stretches: Sequence[tuple[int, slice]], filling: Tensor)
 
 
 TABLE[Tensor.__setitem__] = _set_item
+TABLE[Tensor.__getitem__] = _get_item
