@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from strategies.compositions import COMPOSITIONS
 from strategies.compositions.complex_pairs import Pair
+from strategies.step_numbers import in_key
 
 Replacement = Callable[..., Any]
 
@@ -66,6 +67,8 @@ class _Lowerable(TorchFunctionMode):
         if call is None and Pair in types:
             with self:
                 return Pair.__torch_function__(func, types, args, kwargs)
+        if func is torch.Tensor.__getitem__:
+            args = (args[0], in_key(args[1]))
         if call is None or call in self._standing_in:
             return func(*args, **kwargs) if kwargs else func(*args)
         self._standing_in.append(call)

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnxruntime as ort
 import pytest
 import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
@@ -449,3 +450,28 @@ def test_stretches_are_written_without_an_index_for_each_element(tmp_path: Path)
     path = UsageBasedStrategy()(request).path
     assert largest_error(path, model, {"x": draw(ROWS)}) < 1e-6
     assert "ScatterND" not in {node.op_type for node in onnx.load(path).graph.node}
+
+
+class WritesWhatItWasGiven(nn.Module):
+    """Writes to its input, by a key and through a view."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        x[:, 1:] = x[:, :-1] + 1
+        x[..., 0].zero_()
+        x[:, 0] = 0.5
+        return x * 2
+
+
+def test_an_input_is_written_to(tmp_path: Path) -> None:
+    model = WritesWhatItWasGiven()
+    request = request_for(
+        model,
+        {"x": draw(ROWS)},
+        Candidate(strategy="usage_based"),
+        tmp_path,
+        axes={"x": {0: "rows"}},
+    )
+    path = UsageBasedStrategy()(request).path
+    x = torch.randn(5, *ROWS[1:])
+    found = ort.InferenceSession(path).run(None, {"x": x.numpy().copy()})
+    assert abs(torch.from_numpy(found[0]) - model(x)).max() < 1e-6

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from strategies.compositions.tables import Table
 from strategies.step_numbers import StepNumber, in_key
-from strategies.torchscript import is_tracing
+from strategies.torchscript import give_value, is_tracing, paused
 
 TABLE: Table = {}
 
@@ -30,15 +30,17 @@ def _set_item(x: Tensor, key: Any, value: Any) -> None:
     may_join = is_tracing() and not has_steps and _is_plain(x, value)
     keys = _by_axis(x, key) if may_join else []
     stretches = _stretches(x, keys)
-    if stretches:
-        x.copy_(_written(x, stretches, _filling(x, keys, value)))
-    else:
+    if not stretches:
         x[key] = value
-
-
-def _get_item(x: Tensor, key: Any) -> Any:
-    """Where the step of a loop says what is taken too."""
-    return x[in_key(key)]
+        return
+    written = _written(x, stretches, _filling(x, keys, value))
+    if x._is_view():  # noqa: SLF001 - documented
+        x.copy_(written)
+        return
+    # The exporter has no copy to one of forward's inputs.
+    with paused():
+        x[key] = value
+    give_value(x, written)
 
 
 def _has_steps(key: Any) -> bool:
@@ -117,4 +119,3 @@ def _written(x: Tensor, stretches: Sequence[tuple[int, slice]], filling: Tensor)
 
 
 TABLE[Tensor.__setitem__] = _set_item
-TABLE[Tensor.__getitem__] = _get_item
