@@ -46,13 +46,15 @@ WEIGHTLESS = (
     "torch:_C._set_tracing_state",
 )
 
-# Nothing public names the module scopes of a trace, or keeps weights out of its lowering.
+# Nothing public names the module scopes of a trace, says what it recorded for a tensor, keeps
+# weights out of its lowering, or projects for torch's attention in another way.
 TRACING = (
     "torch:_C._get_value_trace",
     "torch:_C._set_value_trace",
     "torch:_C._jit_onnx_create_full_scope_name",
     "torch._higher_order_ops.associative_scan:associative_scan",
     "torch.jit._trace:_trace_module_map",
+    "torch.nn.functional:_in_projection_packed",
     "torch.onnx._internal.torchscript_exporter.utils:_apply_friendly_debug_names",
     "torch.onnx._internal.torchscript_exporter.utils:_get_named_param_dict",
     "torch.onnx._internal.torchscript_exporter.utils:_is_constant_tensor_list",

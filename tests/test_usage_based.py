@@ -17,7 +17,7 @@ from transformers import masking_utils
 from scripts.plain_control import Branch
 from scripts.zoo import tiny_model
 from strategies import internals
-from strategies.base import Candidate, ExportRequest
+from strategies.base import REAL, VOID, Candidate, ExportRequest
 from strategies.errors import (
     CaptureError,
     InvalidRequestError,
@@ -251,6 +251,37 @@ def test_the_lesser_of_sizes_is_found_out_at_every_run(tmp_path: Path) -> None:
     for shape in ((2, 3), (2, 9), (5, 4)):
         assert largest_error(path, model, {"x": torch.randn(shape)}) < 1e-6
     assert "min" not in globals()
+
+
+class Attending(nn.Module):
+    """Torch's own attention: to itself, from its first element, and to other values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.attention = nn.MultiheadAttention(8, 2, batch_first=True)
+        self.without_bias = nn.MultiheadAttention(8, 2, bias=False, batch_first=True)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, ...]:
+        x = self.layer(x)
+        return (
+            x,
+            self.attention(x[:, :1], x, x)[0],
+            self.attention(x, x, x * 2)[0],
+            self.without_bias(x, x, x)[0],
+        )
+
+
+@pytest.mark.parametrize("weights", [REAL, VOID])
+def test_attention_of_torch_at_other_lengths(weights: str, tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Attending().eval()
+    axes = {"x": {0: "batch_size", 1: "length"}}
+    candidate = Candidate(strategy="usage_based", weights=weights)
+    request = request_for(model, {"x": torch.randn(3, 6, 8)}, candidate, tmp_path, axes=axes)
+    path = UsageBasedStrategy()(request).path
+    for shape in ((3, 6, 8), (4, 12, 8), (1, 1, 8)):
+        assert largest_error(path, model, {"x": torch.randn(shape)}) < 1e-5
 
 
 class Counted(nn.Module):
