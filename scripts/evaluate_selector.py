@@ -1,6 +1,6 @@
 """Says how good the selector is on models that its ranker was not fitted on.
 
-python -m scripts.evaluate_selector training_data/baseline.json --out docs/
+python -m scripts.evaluate_selector training_data/baseline.json.gz --out docs/
 
 The ranker is fitted anew for every fold and seed, without one architecture family at a time, and
 without a random fifth of the models. What it costs stands beside every simpler way to order.
@@ -12,6 +12,7 @@ import argparse
 import json
 import random
 import sys
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -20,7 +21,6 @@ from typing import Any
 from selector import baseline, report
 from selector.errors import InvalidRequestError
 from selector.orders import Order, fixed
-from selector.ranker import feature_names
 from selector.scoring import (
     RANKER,
     SEEDS,
@@ -195,10 +195,10 @@ def learning_curve(rows: Sequence[Row]) -> list[dict[str, float]]:
     curve = []
     for share in SHARES:
 
-        def on_share(train: Sequence[Row], seed: int, share: float = share) -> Any:
+        def on_share(train: Sequence[Row], share: float = share) -> Any:
             models = sorted({row.model for row in train})
-            drawn = random.Random(seed).sample(models, max(1, round(share * len(models))))  # noqa: S311 - no secret
-            return fit([row for row in train if row.model in set(drawn)], seed)
+            drawn = set(random.Random(0).sample(models, max(1, round(share * len(models)))))  # noqa: S311 - no secret
+            return fit([row for row in train if row.model in drawn])
 
         scores = score(cross_validate(rows, on_share, random_fifths, seeds=CURVE_SEEDS))
         if scores.remaining_gap is not None:
@@ -207,12 +207,17 @@ def learning_curve(rows: Sequence[Row]) -> list[dict[str, float]]:
 
 
 def weights(rows: Sequence[Row]) -> dict[str, float]:
-    """The log odds that one standard deviation of each feature moves, the strongest first."""
-    classifier = fit(rows).classifier
-    if classifier is None:
-        return {}
-    found = zip(feature_names(), classifier[-1].coef_[0].tolist(), strict=True)
-    return dict(sorted(found, key=lambda item: -abs(item[1])))
+    """The log odds that one standard deviation of each trait moves, the strongest first.
+
+    Means of their magnitudes over the regressions of all candidates.
+    """
+    chances = fit(rows).chances
+    moved: Counter[str] = Counter()
+    for regression in chances.regressions.values():
+        coefficients = regression[-1].coef_[0].tolist()
+        for name, coefficient in zip(chances.names, coefficients, strict=True):
+            moved[name] += abs(coefficient) / len(chances.regressions)
+    return dict(moved.most_common())
 
 
 def table(scores: Scores) -> str:

@@ -1,6 +1,6 @@
 """Draws a baseline: success by family, seconds by candidate, and what each strategy adds.
 
-python -m scripts.plot_baseline training_data/baseline.json --out docs/
+python -m scripts.plot_baseline training_data/baseline.json.gz --out docs/
 """
 
 from __future__ import annotations

@@ -1,6 +1,6 @@
 """Says what a baseline shows of each strategy and of all together, by sort of model.
 
-python -m scripts.summarise_baseline training_data/baseline.json [--json]
+python -m scripts.summarise_baseline training_data/baseline.json.gz [--json]
 
 Shares are of the models that run eager: those with records, and those that came past the study
 of their inputs and could not be tried all the same. What was not built, or not run by PyTorch on

@@ -17,9 +17,9 @@ if TYPE_CHECKING:
 
 READ_WEIGHTS = VoidReadError.__name__
 # How many models weigh as much as knowing nothing.
-DOUBT = 3.0
+DOUBT = 1.0
 # However often two ended alike, a third model may differ.
-STRONGEST = math.log(20)
+STRONGEST = math.log(1000)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

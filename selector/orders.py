@@ -31,11 +31,16 @@ class Spent:
         seconds: Wall seconds of all attempts.
         attempts: Their number.
         solved: Whether the last one gave a verified file.
+        first_right: Whether the first one did.
+        lost_axes: Whether a static file came first though a dynamic one was to be had. Then
+            the model is not solved by it, and the chain is charged for going on.
     """
 
     seconds: float
     attempts: int
     solved: bool
+    first_right: bool
+    lost_axes: bool = False
 
 
 def spend(rows: Sequence[Row], order: Order) -> Spent:
@@ -46,22 +51,34 @@ def spend(rows: Sequence[Row], order: Order) -> Spent:
         order: The way to order; what it leaves out is not tried.
     """
     by_candidate = {row.candidate: row for row in rows}
-    waiting, failed, seconds = list(by_candidate), list[Failure](), 0.0
-    while waiting and (ordered := order(waiting, failed)):
+    dynamic = any(row.success and row.candidate.dynamic for row in rows)
+    waiting, failed = list(by_candidate), list[Failure]()
+    tried: list[Row] = []
+    solved = lost = False
+    while waiting and not solved and (ordered := order(waiting, failed)):
         row = by_candidate[ordered[0]]
         waiting.remove(row.candidate)
-        seconds += row.seconds or 0.0
-        if row.failure is None:
-            return Spent(seconds, len(failed) + 1, solved=True)
-        failed.append(Failure(candidate=row.candidate, kind=row.failure))
-    return Spent(seconds, len(failed), solved=False)
+        tried.append(row)
+        if row.failure is not None:
+            failed.append(Failure(candidate=row.candidate, kind=row.failure))
+        elif dynamic and not row.candidate.dynamic:
+            lost = True
+        else:
+            solved = True
+    return Spent(
+        seconds=sum(row.seconds or 0.0 for row in tried),
+        attempts=len(tried),
+        solved=solved,
+        first_right=solved and len(tried) == 1,
+        lost_axes=lost,
+    )
 
 
 def learned(ranker: FittedRanker, features: ModelFeatures, objective: str = "time") -> Order:
     """By a fitted ranker."""
     return lambda waiting, failed: (
         rank_candidates(
-            features, waiting, objective=objective, ranker=ranker, failed=failed
+            features, waiting, objective=objective, ranker=ranker, failed=failed, explain=False
         ).candidates
     )
 

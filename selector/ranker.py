@@ -7,6 +7,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from selector import traits
+from selector.chances import Chances
 from selector.features import FAMILIES, MODALITIES, ModelFeatures
 from selector.hindsight import Failure, Hindsight
 from strategies.base import REAL, VOID, Candidate
@@ -84,7 +86,7 @@ class FittedRanker:
     Where data are too few for an estimator, it is None and rates and medians serve.
 
     Attributes:
-        classifier: Calibrated probability of success from `vector`.
+        chances: Calibrated probability of success.
         clock: Logarithm of an attempt's seconds from `vector` and the outcome.
         clock_spread: Standard deviation of its error, on families that it did not see.
         latency: Logarithm of the file's seconds per run from `vector`.
@@ -93,7 +95,7 @@ class FittedRanker:
         medians: By what is measured, then by candidate, by strategy, and over all (``).
     """
 
-    classifier: Any = None
+    chances: Chances = field(default_factory=Chances)
     clock: Any = None
     clock_spread: float = 1.0
     latency: Any = None
@@ -118,17 +120,15 @@ class FittedRanker:
     def _unconditional(
         self, features: ModelFeatures, candidates: Sequence[Candidate]
     ) -> list[float]:
-        """The classifier's word counts the more, the more often the candidate was measured."""
-        rates = [self.rate(candidate) for candidate in candidates]
-        if self.classifier is None or not candidates:
-            return rates
-        learned = self.classifier.predict_proba(matrix(features, candidates))[:, 1]
-        blended: list[float] = []
-        for candidate, rate, probability in zip(candidates, rates, learned, strict=True):
-            measured = self._measured(candidate)
-            value = (measured * probability + PRIOR_WEIGHT * rate) / (measured + PRIOR_WEIGHT)
-            blended.append(min(max(float(value), LEAST_PROBABILITY), GREATEST_PROBABILITY))
-        return blended
+        """What was learned counts the more, the more often the candidate was measured."""
+        found: list[float] = []
+        learned = self.chances.of(features, candidates)
+        for candidate, chance in zip(candidates, learned, strict=True):
+            rate, measured = self.rate(candidate), self._measured(candidate)
+            if chance is not None:
+                rate = (measured * chance + PRIOR_WEIGHT * rate) / (measured + PRIOR_WEIGHT)
+            found.append(min(max(rate, LEAST_PROBABILITY), GREATEST_PROBABILITY))
+        return found
 
     def seconds(
         self, features: ModelFeatures, candidates: Sequence[Candidate], *, success: bool
@@ -238,6 +238,7 @@ def timed_matrix(
 
 
 def feature_names() -> tuple[str, ...]:
-    """The names of `vector`'s numbers, in order."""
+    """The names of what estimators see of every model, in order."""
     nothing = ModelFeatures(model_type=None, architecture="", family="plain")
-    return tuple(vector(nothing, Candidate(strategy="")))
+    of_model = traits.of_model(nothing, traits.Vocabulary())
+    return (*vector(nothing, Candidate(strategy="")), *of_model)

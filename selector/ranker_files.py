@@ -11,7 +11,7 @@ import hashlib
 import io
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from functools import lru_cache
 from importlib.metadata import version
 from pathlib import Path
@@ -20,11 +20,13 @@ from typing import Any
 import platformdirs
 
 from selector import baseline
+from selector.chances import Chances
 from selector.errors import InvalidRequestError, RankerError
 from selector.hindsight import Counts, Hindsight
 from selector.ranker import FittedRanker, Tally, feature_names
+from selector.traits import Vocabulary
 
-SCHEMA_VERSION = 2
+SCHEMA_VERSION = 3
 FILE_NAME = "ranker.joblib"
 BASELINES = ("baseline.json.gz", "baseline.json")
 RETRAIN = "run `autoexport retrain BASELINE.json`"
@@ -147,7 +149,10 @@ def _dump(ranker: FittedRanker) -> bytes:
     import joblib  # noqa: PLC0415 - loads numpy
 
     content = {
-        "classifier": ranker.classifier,
+        "chances": {
+            "vocabulary": asdict(ranker.chances.vocabulary),
+            "regressions": dict(ranker.chances.regressions),
+        },
         "clock": ranker.clock,
         "clock_spread": ranker.clock_spread,
         "latency": ranker.latency,
@@ -194,8 +199,12 @@ def _unpickle(content: bytes, path: Path) -> FittedRanker:
     try:
         fields = joblib.load(io.BytesIO(content))
         tallies = {name: Tally(*numbers) for name, numbers in fields["tallies"].items()}
+        learned = fields["chances"]
+        vocabulary = Vocabulary(**learned["vocabulary"])
+        chances = Chances(**{**learned, "vocabulary": vocabulary})
         counts = {name: Counts(*numbers) for name, numbers in fields["hindsight"].items()}
-        return FittedRanker(**{**fields, "tallies": tallies, "hindsight": Hindsight(counts=counts)})
+        known = {"tallies": tallies, "hindsight": Hindsight(counts=counts), "chances": chances}
+        return FittedRanker(**{**fields, **known})
     except Exception as error:
         raise RankerError(f"{path} cannot be loaded: {error}; {RETRAIN}") from error
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -30,6 +31,8 @@ OBJECTIVES = {
 QUALITIES = frozenset({"latency", "size", "coverage"})
 LOWERING_NAMES = {"torchscript": "TorchScript has no symbolic", "torchlib": "torchlib has nothing"}
 HARDLY = 0.1
+# A file with dynamic axes is worth trying for, unless it is less likely than this.
+UNLIKELY = 0.1
 # Seconds for an attempt of which nothing is known: everything that was measured took less.
 USUAL_LIMIT = 900.0
 # How much dearer a candidate without weights must look than its twin with them to come after
@@ -55,6 +58,8 @@ class RankedCandidate:
             worse.
         time_limit: Seconds after which an attempt is stopped unless the user says otherwise.
         reasons: Why it stands here, short sentences.
+        speaks_for: What raises its probability most, the strongest first.
+        speaks_against: What lowers it most.
     """
 
     candidate: Candidate
@@ -63,6 +68,8 @@ class RankedCandidate:
     score: float | None = None
     time_limit: float = USUAL_LIMIT
     reasons: tuple[str, ...] = ()
+    speaks_for: tuple[str, ...] = ()
+    speaks_against: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -85,18 +92,20 @@ class Ranking:
         return tuple(item.candidate for item in self.order)
 
 
-def rank_candidates(
+def rank_candidates(  # noqa: PLR0913 - what is ranked, for what, by what, after what
     features: ModelFeatures | None,
     candidates: Sequence[Candidate],
     *,
     objective: str = "time",
     ranker: str | os.PathLike[str] | FittedRanker | None = None,
     failed: Sequence[Failure] = (),
+    explain: bool = True,
 ) -> Ranking:
     """Orders candidates by what they are expected to cost.
 
     A file with dynamic axes is worth more than a static one, so static candidates come
-    after all dynamic ones. Where no trained ranker can be used, the order is the given
+    after all dynamic ones, unless hardly any of these is still likely to be right. Where no
+    trained ranker can be used, the order is the given
     one, in which `registry.portfolio` puts scripted candidates before traced ones.
 
     Args:
@@ -106,6 +115,7 @@ def rank_candidates(
         ranker: Path of an artefact, or a ranker itself; None for the user's own or the
             shipped one. Where it is refused, the note says why and what served instead.
         failed: What was tried before, in order.
+        explain: Whether to say what speaks for and against each, which takes milliseconds.
 
     Raises:
         InvalidRequestError: There is no such objective.
@@ -113,23 +123,25 @@ def rank_candidates(
     if objective not in OBJECTIVES:
         msg = unknown_name_message("objective", objective, tuple(OBJECTIVES))
         raise InvalidRequestError(msg)
-    ranking = _ranked(features, candidates, objective, ranker, failed)
+    ranking = _ranked(features, candidates, objective, ranker, failed, explain=explain)
     entries = {item.candidate: item for item in ranking.order}
     return replace(ranking, order=tuple(entries[item] for item in twins_apart([*entries], failed)))
 
 
-def _ranked(
+def _ranked(  # noqa: PLR0913 - as above
     features: ModelFeatures | None,
     candidates: Sequence[Candidate],
     objective: str,
     ranker: str | os.PathLike[str] | FittedRanker | None,
     failed: Sequence[Failure],
+    *,
+    explain: bool,
 ) -> Ranking:
     if features is None:
         return static_ranking(None, candidates, "the model's features are not known", objective)
     try:
         chosen = _chosen(ranker)
-        entries = _predict(chosen.ranker, features, candidates, failed)
+        entries = _predict(chosen.ranker, features, candidates, failed, explain=explain)
     except RankerError as error:
         return static_ranking(features, candidates, str(error), objective)
     ranking = _ordered(chosen.ranker, features, entries, objective)
@@ -191,6 +203,8 @@ def _predict(
     features: ModelFeatures,
     candidates: Sequence[Candidate],
     failed: Sequence[Failure],
+    *,
+    explain: bool,
 ) -> list[RankedCandidate]:
     """Probability and expected seconds of each, and what speaks for and against it."""
     try:
@@ -203,7 +217,7 @@ def _predict(
     entries: list[RankedCandidate] = []
     for candidate, chance, success, failure in zip(candidates, chances, right, wrong, strict=True):
         seconds = chance * success + (1 - chance) * failure
-        learned = _learned(fitted, features, candidate)
+        pros, cons = fitted.chances.evidence(features, candidate) if explain else ((), ())
         entries.append(
             RankedCandidate(
                 candidate=candidate,
@@ -211,7 +225,9 @@ def _predict(
                 expected_seconds=seconds,
                 score=seconds / chance,
                 time_limit=fitted.time_limit(success),
-                reasons=(learned, *_facts(features, candidate)),
+                reasons=(_learned(fitted, features, candidate), *_facts(features, candidate)),
+                speaks_for=pros,
+                speaks_against=cons,
             )
         )
     return entries
@@ -234,6 +250,8 @@ def _ordered(
         scores = dict(zip(costs, measured, strict=True))
 
     places, ties = _twins_together(scores), _twins_together(costs)
+    chance = _chance_of_dynamic(entries)
+    unlikely = chance is not None and chance < UNLIKELY
 
     def key(entry: RankedCandidate) -> tuple[bool, bool, float, float, bool]:
         # Among files that are about as good, and only among candidates that may succeed at all,
@@ -242,10 +260,27 @@ def _ordered(
         hopeless = measured is not None and (entry.success_probability or 0.0) < HARDLY
         place = places[candidate]
         rounded = place if measured is None else float(f"{place:.1e}")
-        return not candidate.dynamic, hopeless, rounded, ties[candidate], candidate.weights != VOID
+        late = candidate.dynamic if unlikely else not candidate.dynamic
+        return late, hopeless, rounded, ties[candidate], candidate.weights != VOID
 
     order = [replace(item, score=scores[item.candidate]) for item in sorted(entries, key=key)]
+    if unlikely and not order[0].candidate.dynamic:
+        why = f"static, as a right file with dynamic axes is unlikely ({chance:.1%})"
+        order[0] = replace(order[0], reasons=(why, *order[0].reasons))
     return Ranking(order=tuple(order), trained=True, note=note)
+
+
+def _chance_of_dynamic(entries: Sequence[RankedCandidate]) -> float | None:
+    """Of any right file with dynamic axes, if failures are independent; None without candidates.
+
+    Failures go together, so that it is less in truth. Twins count once.
+    """
+    best: dict[Candidate, float] = {}
+    for item in entries:
+        if item.candidate.dynamic:
+            twin = twin_with_weights(item.candidate)
+            best[twin] = max(best.get(twin, 0.0), item.success_probability or 0.0)
+    return 1 - math.prod(1 - chance for chance in best.values()) if best else None
 
 
 def _twins_together(scores: Mapping[Candidate, float]) -> dict[Candidate, float]:

@@ -6,7 +6,7 @@ import dataclasses
 import enum
 import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from collections.abc import Set as AbstractSet
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from selector.api import ExportResult
     from selector.chain import Attempt
     from selector.features import ModelFeatures
-    from selector.ranking import Ranking
+    from selector.ranking import RankedCandidate, Ranking
     from selector.retraining import ScoreCard
     from selector.scoring import Interval
     from selector.source import ModelSource
@@ -150,11 +150,19 @@ def render_ranking(ranking: Ranking) -> RenderableType:
             escape(str(entry.candidate)),
             _number(entry.success_probability, "{:.0%}"),
             _number(entry.expected_seconds, "{:.1f}"),
-            escape("\n".join(entry.reasons)),
+            escape("\n".join(_why(entry))),
         )
     order = "order learned from the baseline" if ranking.trained else "static order"
     note = f": {ranking.note}" if ranking.note else ""
     return Group(Text(order + note, style="" if ranking.trained else "yellow"), "", table)
+
+
+def _why(entry: RankedCandidate) -> Iterator[str]:
+    yield from entry.reasons
+    if entry.speaks_for:
+        yield f"for it: {', '.join(entry.speaks_for)}"
+    if entry.speaks_against:
+        yield f"against it: {', '.join(entry.speaks_against)}"
 
 
 def render_features(features: ModelFeatures) -> RenderableType:

@@ -21,7 +21,7 @@ from selector.orders import (
     static,
     virtual_best,
 )
-from selector.ranker import matrix, timed_matrix
+from selector.ranker import timed_matrix
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,7 +34,7 @@ Model = Sequence["Row"]
 Splitter = Callable[[Sequence[Model], int], list[list[int]]]
 # A way to order the candidates of a model, with a seed for what is drawn.
 Contender = Callable[[Model, int], Order]
-Fit = Callable[[Sequence["Row"], int], "FittedRanker"]
+Fit = Callable[[Sequence["Row"]], "FittedRanker"]
 
 RANKER, STATIC, SINGLE_BEST, VIRTUAL_BEST = "ranker", "static order", "single best", "virtual best"
 BY_ATTEMPTS = f"{RANKER}, by attempts"
@@ -65,6 +65,8 @@ class PolicyScore:
         par10: The same, where what is not solved costs ten times the limit.
         attempts: Number of attempts.
         first_right: Share of models on which the first choice succeeds.
+        lost_axes: Share of models that get a static file though a dynamic one was to be had;
+            what that costs is counted as if the chain had gone on.
         remaining_gap: (it - VBS) / (SBS - VBS) in seconds; 0 is the oracle, 1 the single best;
             None where it does not solve every model.
     """
@@ -73,6 +75,7 @@ class PolicyScore:
     par10: Interval
     attempts: Interval
     first_right: Interval
+    lost_axes: Interval
     remaining_gap: Interval | None
 
 
@@ -149,9 +152,9 @@ def cross_validate(  # noqa: PLR0913 - what is tried, how, and against what
 
     Args:
         rows: Of all models that are tried; the ranker is fitted on them.
-        fit: Rows and a seed to a ranker.
+        fit: Rows to a ranker; the same rows to the same one.
         split: Which groups of models are held out.
-        seeds: How often, each time with another seed.
+        seeds: How often, each time with another seed for the split and the contenders.
         contenders: Further ways to order, for which nothing is fitted.
         champion: What another ranker is fitted on in the same way; its models are tried too.
 
@@ -170,20 +173,22 @@ def cross_validate(  # noqa: PLR0913 - what is tried, how, and against what
     sources = {RANKER: rows, CHAMPION: list(champion)} if champion else {RANKER: rows}
     spent: defaultdict[str, list[dict[int, Spent]]] = defaultdict(list)
     predictions: list[tuple[Row, float, float]] = []
+    # The fit draws nothing, so a group that comes again fares as it did before.
+    known_groups: dict[tuple[int, ...], _Fared] = {}
     for seed in range(seeds):
         of_seed: defaultdict[str, dict[int, Spent]] = defaultdict(dict)
-        for group in split(models, seed):
-            held_out = [models[place] for place in group]
-            rankers = {
-                name: remembering(fit(_without(source, held_out, whole_families), seed), held_out)
-                for name, source in sources.items()
-            }
-            for place in group:
-                if not _is_timed(models[place]):
-                    continue
-                for name, order in _orders(models[place], rankers).items():
-                    of_seed[name][place] = spend(models[place], order)
-            predictions += _predictions(rankers[RANKER], held_out)
+        for group in map(tuple, split(models, seed)):
+            if group not in known_groups:
+                held_out = {place: models[place] for place in group}
+                rankers = {
+                    name: fit(_without(source, [*held_out.values()], whole_families))
+                    for name, source in sources.items()
+                }
+                known_groups[group] = _fared(held_out, rankers)
+            fared = known_groups[group]
+            for name, found in fared.spent.items():
+                of_seed[name] |= found
+            predictions += fared.predictions
         for name, found in of_seed.items():
             spent[name].append(found)
     timed = [place for place, model in enumerate(models) if _is_timed(model)]
@@ -205,6 +210,25 @@ def cross_validate(  # noqa: PLR0913 - what is tried, how, and against what
         },
         predictions=tuple(predictions),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class _Fared:
+    """How a group of models fared, by policy and place, and what was predicted of it."""
+
+    spent: Mapping[str, Mapping[int, Spent]]
+    predictions: Sequence[tuple[Row, float, float]]
+
+
+def _fared(held_out: Mapping[int, Model], rankers: Mapping[str, FittedRanker]) -> _Fared:
+    spent: defaultdict[str, dict[int, Spent]] = defaultdict(dict)
+    models = list(held_out.values())
+    quick = {name: remembering(ranker, models) for name, ranker in rankers.items()}
+    for place, rows in held_out.items():
+        if _is_timed(rows):
+            for name, order in _orders(rows, quick).items():
+                spent[name][place] = spend(rows, order)
+    return _Fared(spent, list(_predictions(quick[RANKER], models)))
 
 
 def _is_timed(rows: Model) -> bool:
@@ -256,10 +280,7 @@ def remembering(ranker: FittedRanker, models: Sequence[Model]) -> FittedRanker:
     import numpy as np  # noqa: PLC0415 - the parent of an export needs none of it
 
     asked = [(rows[0].features, [row.candidate for row in rows]) for rows in models]
-    classifier, clock = ranker.classifier, ranker.clock
-    if classifier is not None:
-        questions = np.vstack([matrix(features, candidates) for features, candidates in asked])
-        classifier = _Remembering(classifier, questions)
+    clock = ranker.clock
     if clock is not None:
         questions = np.vstack(
             [
@@ -269,7 +290,7 @@ def remembering(ranker: FittedRanker, models: Sequence[Model]) -> FittedRanker:
             ]
         )
         clock = _Remembering(clock, questions)
-    return replace(ranker, classifier=classifier, clock=clock)
+    return replace(ranker, clock=clock)
 
 
 def _predictions(
@@ -324,19 +345,27 @@ def _policy(validation: Validation, name: str) -> PolicyScore:
 
     spent = validation.spent[name]
     seconds = _seconds(validation, name)
-    solved = np.array([[item.solved for item in of_seed] for of_seed in spent])
+    solved = _flags(spent, "solved")
     attempts = np.array([[item.attempts for item in of_seed] for of_seed in spent])
     return PolicyScore(
         seconds=_interval(seconds),
         par10=_interval(np.where(solved, seconds, PENALTY * TIME_LIMIT)),
         attempts=_interval(attempts),
-        first_right=_interval(solved & (attempts == 1)),
+        first_right=_interval(_flags(spent, "first_right")),
+        lost_axes=_interval(_flags(spent, "lost_axes")),
         remaining_gap=_gap(
             seconds, _seconds(validation, SINGLE_BEST), _seconds(validation, VIRTUAL_BEST)
         )
         if solved.all()
         else None,
     )
+
+
+def _flags(spent: Sequence[Sequence[Spent]], name: str) -> NDArray[Any]:
+    """(seeds, models)."""
+    import numpy as np  # noqa: PLC0415 - as above
+
+    return np.array([[getattr(item, name) for item in of_seed] for of_seed in spent])
 
 
 def _seconds(validation: Validation, name: str) -> NDArray[Any]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from selector import baseline, hindsight
+from selector.chances import fit_chances
 from selector.errors import AttemptTimeoutError, StrategyError
 from selector.features import ModelFeatures
 from selector.ranker import (
@@ -23,7 +24,6 @@ from strategies.base import Candidate
 # With fewer rows an estimator says less than rates and medians do.
 FEWEST_ROWS = 24
 FOLDS = 5
-SEED = 0
 # Of the clock: how often what was stopped is estimated anew, and the least error believed.
 TURNS = 5
 LEAST_SPREAD = 0.1
@@ -95,17 +95,23 @@ def _row(record: baseline.Record, features: ModelFeatures) -> Row:
     )
 
 
-def fit(rows: Sequence[Row], seed: int = SEED) -> FittedRanker:
-    """Fits probability, seconds and latency; the same rows and seed give the same ranker."""
+def fit(rows: Sequence[Row]) -> FittedRanker:
+    """Fits probability, seconds and latency; the same rows give the same ranker."""
     # What a file is like does not depend on whether it was captured with weights.
     files = [replace(row, candidate=twin_with_weights(row.candidate)) for row in rows]
-    clock, spread = _fit_clock(rows)
+    from threadpoolctl import threadpool_limits  # noqa: PLC0415 - only fitting needs it
+
+    # The matrices are small: more threads only wait for each other.
+    with threadpool_limits(limits=1):
+        chances = fit_chances(rows)
+        clock, spread = _fit_clock(rows)
+        latency = _fit_latency(files)
     return FittedRanker(
-        classifier=_fit_classifier(rows, seed),
+        chances=chances,
+        hindsight=hindsight.learn(rows),
         clock=clock,
         clock_spread=spread,
-        latency=_fit_latency(files),
-        hindsight=hindsight.learn(rows),
+        latency=latency,
         tallies=_tallies(rows),
         medians={
             "success_seconds": _medians(
@@ -120,21 +126,6 @@ def fit(rows: Sequence[Row], seed: int = SEED) -> FittedRanker:
             },
         },
     )
-
-
-def _fit_classifier(rows: Sequence[Row], seed: int) -> Any:
-    """A penalised logistic regression: calibrated by its loss, and its reasons can be read off."""
-    if len(rows) < FEWEST_ROWS or len({row.success for row in rows}) < 2:
-        return None
-    import numpy as np  # noqa: PLC0415 - scikit-learn takes seconds, and only fitting needs it
-    from sklearn.linear_model import LogisticRegression  # noqa: PLC0415 - as above
-    from sklearn.pipeline import make_pipeline  # noqa: PLC0415 - as above
-    from sklearn.preprocessing import StandardScaler  # noqa: PLC0415 - as above
-
-    values = np.vstack([matrix(row.features, [row.candidate]) for row in rows])
-    targets = np.asarray([row.success for row in rows], dtype=int)
-    regression = LogisticRegression(C=1.0, max_iter=2000, random_state=seed)
-    return make_pipeline(StandardScaler(), regression).fit(values, targets)
 
 
 def _fit_clock(rows: Sequence[Row]) -> tuple[Any, float]:

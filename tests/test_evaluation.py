@@ -46,10 +46,10 @@ def test_every_model_is_held_out_once_with_its_family_or_fifth(rows: list[traini
 def test_the_ranker_never_sees_what_it_is_tried_on(rows: list[training.Row]) -> None:
     seen: list[set[str]] = []
 
-    def fit(train: object, seed: int) -> FittedRanker:
+    def fit(train: object) -> FittedRanker:
         assert isinstance(train, list)
         seen.append({row.features.family for row in train})
-        return training.fit(train, seed)
+        return training.fit(train)
 
     assert cross_validate(rows, fit, seeds=1) is not None
     assert [len(families) for families in seen] == [len(synthetic.FAMILIES) - 1] * len(seen)

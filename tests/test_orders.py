@@ -30,7 +30,16 @@ def test_attempts_add_up_to_the_first_success() -> None:
     rows = [row(A, 1.0), row(B, 2.0, right=True), row(C, 4.0, right=True)]
     assert spend(rows, fixed([A, B, C])).seconds == 3.0
     assert spend(rows, fixed([C, A, B])).attempts == 1
-    assert spend(rows, fixed([A])) == Spent(1.0, 1, solved=False)
+    assert spend(rows, fixed([A])) == Spent(1.0, 1, solved=False, first_right=False)
+
+
+def test_a_static_file_where_a_dynamic_one_was_to_be_had_solves_nothing() -> None:
+    static = replace(A, dynamic=False)
+    rows = [row(static, 1.0, right=True), row(B, 2.0, right=True)]
+    assert spend(rows, fixed([static, B])) == Spent(
+        3.0, 2, solved=True, first_right=False, lost_axes=True
+    )
+    assert spend(rows[:1], fixed([static])) == Spent(1.0, 1, solved=True, first_right=True)
 
 
 def test_the_oracle_takes_the_fastest_one_and_dynamic_ones_first() -> None:

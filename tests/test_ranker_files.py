@@ -186,4 +186,4 @@ def test_without_any_data_the_static_order_serves(rest: str | None, package: Pat
 def test_the_shipped_ranker_lies_beside_the_package(root: Path) -> None:
     assert shipped_path().name == "ranker.joblib"
     assert shipped_path().parent in {root / "training_data", root / "selector" / "training_data"}
-    assert load(shipped_path()).classifier is not None
+    assert load(shipped_path()).chances.regressions

@@ -20,7 +20,7 @@ DIFFING = synthetic.model_features(diffs=True)
 
 @pytest.fixture(scope="module")
 def fitted() -> FittedRanker:
-    return training.fit(training.rows_of(synthetic.records())[0])
+    return training.fit(training.rows_of(synthetic.records(per_family=15))[0])
 
 
 def shown(ranking: Ranking) -> list[str]:
@@ -54,19 +54,21 @@ def test_a_candidate_that_lacks_an_operator_comes_later(fitted: FittedRanker) ->
 
 
 def test_a_branch_on_values_puts_scripting_first(fitted: FittedRanker) -> None:
-    ranking = rank_candidates(BRANCHING, portfolio(scripting=True), ranker=fitted)
+    ranking = rank_candidates(
+        BRANCHING, portfolio(scripting=True), objective="attempts", ranker=fitted
+    )
     assert shown(ranking)[0] == "usage_based[dynamic,scripted]"
     reasons = {str(item.candidate): item.reasons for item in ranking.order}
     where = "forward branches on a tensor's value (modeling_x.py:74)"
     assert f"{where}, which tracing would freeze" in reasons["usage_based[dynamic]"]
     assert f"{where}, which scripting keeps in the file" in reasons["usage_based[dynamic,scripted]"]
-    assert reasons["htp[static]"][0].startswith("learned: right on 4 of 6 similar models (plain)")
+    assert reasons["htp[static]"][0].startswith("learned: right on 10 of 15 similar models (plain)")
 
 
 def test_reasons_count_similar_models(fitted: FittedRanker) -> None:
     ranking = rank_candidates(PLAIN, portfolio(), ranker=fitted)
     reason = ranking.order[0].reasons[0]
-    assert reason == "learned: right on 2 of 6 similar models (encoder)"
+    assert reason == "learned: right on 5 of 15 similar models (encoder)"
 
 
 @pytest.mark.parametrize("objective", OBJECTIVES)
@@ -77,6 +79,32 @@ def test_static_candidates_come_after_all_dynamic_ones(
     dynamic = [item.candidate.dynamic for item in ranking.order]
     assert dynamic == sorted(dynamic, reverse=True)
     assert len(ranking.order) == len(portfolio())
+
+
+@pytest.mark.parametrize("tried", [2, 300])
+def test_static_files_come_first_where_dynamic_axes_are_unlikely(tried: int) -> None:
+    dynamic, static = Candidate(strategy="htp"), Candidate(strategy="htp", dynamic=False)
+    fitted = FittedRanker(
+        tallies={str(dynamic): Tally(0, tried), str(static): Tally(tried, tried)},
+        medians={"success_seconds": {"htp": 1.0}},
+    )
+    ranking = rank_candidates(PLAIN, [dynamic, static], ranker=fitted)
+    # With few measurements it may yet be right.
+    if tried < 100:
+        assert ranking.candidates == (dynamic, static)
+    else:
+        assert ranking.candidates == (static, dynamic)
+        why = "static, as a right file with dynamic axes is unlikely (1.0%)"
+        assert ranking.order[0].reasons[0] == why
+
+
+def test_what_speaks_for_and_against_is_told_in_words(fitted: FittedRanker) -> None:
+    ranking = rank_candidates(DIFFING, portfolio(dynamic=True), ranker=fitted)
+    traced = next(item for item in ranking.order if item.candidate.strategy == "usage_based")
+    assert traced.speaks_against[0] == "operators that TorchScript does not know"
+    branching = rank_candidates(BRANCHING, portfolio(dynamic=True), ranker=fitted)
+    assert "a branch on a tensor's value" in branching.order[0].speaks_against
+    assert all(len(item.speaks_for) <= 3 for item in ranking.order)
 
 
 @pytest.mark.parametrize(

@@ -281,7 +281,7 @@ def test_a_card_shows_what_orders_cost() -> None:
     policy = PolicyScore(
         seconds=Interval(1.5, 1.0, 2.0), par10=Interval(1.5, 1.0, 2.0),
         attempts=Interval(1.25, 1.0, 1.5), first_right=Interval(0.875, 0.8, 0.9),
-        remaining_gap=gap,
+        lost_axes=Interval(0.0, 0.0, 0.0), remaining_gap=gap,
     )  # fmt: skip
     card = ScoreCard(
         path=Path("r.joblib"), records=12, models=3, candidates=4, success_rate=0.75,
