@@ -78,6 +78,7 @@ def analyze_module(
         ),
         varying=_varying(eager, inputs, flow) if eager else None,
         value_dependent=dependent,
+        weight_dependent=recording.reads_weights,
         control_flow=flow.counts,
         findings=_portable(findings),
         operators=recording.operators,

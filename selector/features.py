@@ -50,6 +50,7 @@ class ModelFeatures:
             it was not run at any.
         value_dependent: Whether the forward branches or loops on tensor values on the way
             that the example inputs take (without inputs: on any way).
+        weight_dependent: Whether forward needs values that depend on the weights' to get on.
         control_flow: Places in the forwards' source by kind, see `control_flow.ControlFlow`.
         findings: The worst of the places that depend on values.
         operators: How often each aten operator ran in one forward, by name.
@@ -70,6 +71,7 @@ class ModelFeatures:
     parameter_bytes: int = 0
     varying: tuple[str, ...] | None = None
     value_dependent: bool = False
+    weight_dependent: bool = False
     control_flow: Mapping[str, int] = field(default_factory=dict)
     findings: tuple[Finding, ...] = ()
     operators: Mapping[str, int] = field(default_factory=dict)

@@ -7,7 +7,7 @@ import logging
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -46,6 +46,7 @@ class Recording:
             TorchScript trace sees, before composite ones are taken apart.
         reads: Where the values of tensors that depend on the inputs were read: for each
             read the file and line, and those of its callers up to the forward.
+        reads_weights: Whether it took the values of the weights to get through forward.
         complete: Whether the forward ran to its end.
         note: Why it did not run on fake tensors, or not to its end.
     """
@@ -53,6 +54,7 @@ class Recording:
     operators: Mapping[str, int]
     calls: Mapping[str, int]
     reads: tuple[tuple[Place, ...], ...] = ()
+    reads_weights: bool = False
     complete: bool = True
     note: str | None = None
 
@@ -98,7 +100,7 @@ def record_forward(
         except (AnalysisError, StrategyError):
             # Values of the weights are needed as well.
             prepare()
-            return _record_values(module, inputs, note)
+            return replace(_record_values(module, inputs, note), reads_weights=True)
 
 
 def _run_fake(module: nn.Module, inputs: Mapping[str, Any], watch: _Watch) -> None:

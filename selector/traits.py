@@ -79,6 +79,7 @@ def of_model(features: ModelFeatures, vocabulary: Vocabulary) -> dict[str, float
         "distinct_operators": math.log10(1 + len(features.operators)) if ran else MISSING,
         "axes": len(features.axes) or MISSING,
         "value_dependent": features.value_dependent,
+        "weight_dependent": features.weight_dependent,
         "needs_values": any(note.startswith("run on real values") for note in features.notes),
     }
     for name in LOWERINGS:
@@ -113,6 +114,8 @@ def in_words(name: str, *, high: bool) -> str:
     if name == "value_dependent":
         flow = "goes by tensors' values"
         return f"forward {flow}" if high else f"forward nowhere {flow}"
+    if name == "weight_dependent":
+        return f"forward {'reads' if high else 'does not read'} values of the weights"
     if name == "needs_values":
         return f"forward {'needs' if high else 'does without'} values to know its shapes"
     if sort == "operator":

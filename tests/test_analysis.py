@@ -74,6 +74,14 @@ def test_a_forward_that_does_more_at_other_sizes_is_seen(
     assert analyze_module(module, None, inputs).varying is None
 
 
+@pytest.mark.parametrize(
+    ("name", "dependent"),
+    [("mlp", False), ("branch", False), ("converging", True), ("experts", True)],
+)
+def test_a_forward_that_reads_values_of_its_weights_is_seen(name: str, dependent: bool) -> None:
+    assert features_of(*PLAIN[name]()).weight_dependent is dependent
+
+
 QUICK = {
     "bert": "encoder",
     "gpt2": "decoder",
