@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from selector.training import Row
 
 READ_WEIGHTS = VoidReadError.__name__
+# Stands for every kind of failure.
+FAILED = "failed"
 # How many models weigh as much as knowing nothing.
 DOUBT = 1.0
 # However often two ended alike, a third model may differ.
@@ -51,14 +53,19 @@ class Counts:
     right: int = 0
     wrong: int = 0
 
+    @property
+    def models(self) -> int:
+        """Their number."""
+        return self.right + self.wrong
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Hindsight:
     """How the endings of two candidates on the same model go together.
 
     Attributes:
-        counts: By failed candidate, its kind of failure (`` for any ending) and the candidate
-            in question, as one text each joined by `|`.
+        counts: By failed candidate, its kind of failure (`` for any ending, `failed` for any
+            failure) and the candidate in question, as one text each joined by `|`.
     """
 
     counts: Mapping[str, Counts] = field(default_factory=dict)
@@ -69,9 +76,10 @@ class Hindsight:
         """The probability of a right file, now that others failed.
 
         Bayes's rule on the odds, as if the failures were independent of each other: each
-        multiplies them by how much likelier that failure is where the candidate is right than
-        where it is wrong. A failure that was expected says less, so its ratio is raised to
-        the power of the probability that the failed one had.
+        multiplies them by how much less likely that failure is where the candidate is right
+        than where it is wrong; one of a kind that was not seen before counts as any failure.
+        A failure that was expected says less, so its ratio is raised to the power of the
+        probability that the failed one had, unless that was the candidate's own twin.
 
         Args:
             probability: Before.
@@ -80,19 +88,25 @@ class Hindsight:
         """
         logit = math.log(probability / (1 - probability))
         for failure, chance in failed:
-            logit += chance * self._log_ratio(failure, candidate)
+            twins = replace(failure.candidate, weights=candidate.weights) == candidate
+            logit += (1.0 if twins else chance) * self._log_ratio(failure, candidate)
         return 1 / (1 + math.exp(-logit))
 
     def _log_ratio(self, failure: Failure, candidate: Candidate) -> float:
-        any_ending = self.counts.get(_key(failure.candidate, "", candidate), Counts())
-        failing = self.counts.get(_key(failure.candidate, failure.kind, candidate), Counts())
-        models = any_ending.right + any_ending.wrong
-        share = (failing.right + failing.wrong) / models if models else 0.0
-        if not share:
+        ended = self._counts(failure.candidate, "", candidate)
+        failing = self._counts(failure.candidate, failure.kind, candidate)
+        if not failing.models:
+            failing = self._counts(failure.candidate, FAILED, candidate)
+        if not failing.models:
             return 0.0
-        where_right = (failing.right + DOUBT * share) / (any_ending.right + DOUBT)
-        where_wrong = (failing.wrong + DOUBT * share) / (any_ending.wrong + DOUBT)
-        return max(-STRONGEST, min(math.log(where_right / where_wrong), STRONGEST))
+        share = failing.models / ended.models
+        where_right = (failing.right + DOUBT * share) / (ended.right + DOUBT)
+        where_wrong = (failing.wrong + DOUBT * share) / (ended.wrong + DOUBT)
+        # A failure may be no bad sign for another candidate; a good one it is not.
+        return max(-STRONGEST, min(math.log(where_right / where_wrong), 0.0))
+
+    def _counts(self, failed: Candidate, kind: str, candidate: Candidate) -> Counts:
+        return self.counts.get(_key(failed, kind, candidate), Counts())
 
 
 def learn(rows: Iterable[Row]) -> Hindsight:
@@ -101,7 +115,7 @@ def learn(rows: Iterable[Row]) -> Hindsight:
     wrong: Counter[str] = Counter()
     for of_model in by_model(rows):
         for first in of_model:
-            kinds = {"", first.failure or ""}
+            kinds = {"", FAILED, first.failure} if first.failure else {""}
             for second in of_model:
                 if second is not first:
                     names = [_key(first.candidate, kind, second.candidate) for kind in kinds]
