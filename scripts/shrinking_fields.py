@@ -33,7 +33,7 @@ KINDS: tuple[tuple[str, str], ...] = (
     ("period", r"(period|interval|frequency|pattern|every\w*|sparse_step|layer_step)$"),
     ("dense", r"first_k_dense|num_dense_layers|max_window_layers|num_kv_shared|full_attention_l"),
     ("layers", r"layers$|^(\w+_)?n_layer$|^depth$|resampler_depth$|^num_(\w+_)?blocks$|layers_per"),
-    ("positions", r"max_(\w+_)?position|n_positions|max_seq_len|n_ctx$|^max_length$|_positions$"),
+    ("positions", r"max_(\w+_)?position|n_positions|max_seq_len|n_ctx$|^(max|context)_length$|_positions$"),
     ("length", r"^prediction_length$"),
     ("patch", r"(patch|tubelet)_size$"),
     ("grid", r"feat(ure)?_sizes$"),
