@@ -1,15 +1,16 @@
-"""What widens a tolerance or excuses an output: rounding that a model amplifies, and chance."""
+"""What widens a tolerance or excuses an output: rounding that a model amplifies, chance, ties."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import nn
 from torch.nn.modules.module import register_module_forward_hook
+from torch.overrides import TorchFunctionMode
 
 from selector.cases import EXAMPLE_SEED
 from selector.comparison import Array, compare, tolerance_for
@@ -17,7 +18,7 @@ from selector.eager import Eager
 from strategies.calling import unique_names
 
 if TYPE_CHECKING:
-    from selector.reference import Reference
+    from selector.reference import Case, Reference
 
 # Runs of eager on one machine differ by far less than runtimes do.
 REPEAT_SHARE = 0.1
@@ -56,6 +57,66 @@ def examine(module: nn.Module, reference: Reference) -> Reference:
             if name not in changed
         },
     )
+
+
+def first_of_ties(module: nn.Module, reference: Reference, case: Case) -> Case | None:
+    """A case with what eager returns where every top-k takes the first of equal values.
+
+    That is what ONNX prescribes. PyTorch leaves open which of them it takes, so this is as
+    much the model's answer as the reference's is.
+
+    Args:
+        module: What the reference was computed from.
+        reference: Its answers.
+        case: One of the reference's, drawn without random numbers of forward's own.
+
+    Returns:
+        None where forward calls no top-k, or does not run so.
+    """
+    tensors = {
+        name: torch.from_numpy(case.inputs[name].copy()).to(getattr(torch, dtype))
+        for name, dtype in reference.input_dtypes.items()
+    }
+    mode = _FirstOfTies()
+    try:
+        with mode:
+            outputs = _outputs(Eager(module), tensors, reference, EXAMPLE_SEED)
+    except Exception:  # noqa: BLE001 - a module may refuse a mode in any way it likes
+        return None
+    return replace(case, outputs=outputs) if mode.calls else None
+
+
+class _FirstOfTies(TorchFunctionMode):
+    """Sorts stably where forward asks for the highest or lowest values."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func not in (torch.topk, torch.Tensor.topk):
+            return func(*args, **(kwargs or {}))
+        self.calls += 1
+        return _top(*args, **(kwargs or {}))
+
+
+def _top(
+    input: torch.Tensor,  # noqa: A002 - torch's name
+    k: int,
+    dim: int = -1,
+    largest: bool = True,  # noqa: FBT001, FBT002 - torch's arguments
+    sorted: bool = True,  # noqa: A002, ARG001, FBT001, FBT002 - as above
+) -> Any:
+    values, places = torch.sort(input, dim=dim, descending=largest, stable=True)
+    return torch.return_types.topk((values.narrow(dim, 0, k), places.narrow(dim, 0, k)))
+
+
+def _outputs(
+    eager: Eager, tensors: Mapping[str, torch.Tensor], reference: Reference, seed: int
+) -> dict[str, Array]:
+    answer = eager.again(tensors, reference.recipe.constants, seed=seed)
+    names = unique_names([name for name, _, _ in answer.outputs], taken=answer.inputs)
+    return {name: array for name, (_, _, array) in zip(names, answer.outputs, strict=True)}
 
 
 class _Examination:
@@ -103,7 +164,4 @@ class _Examination:
         return found
 
     def _outputs(self, seed: int) -> dict[str, Array]:
-        recipe = self.reference.recipe
-        answer = self.eager.again(recipe.make(), recipe.constants, seed=seed)
-        names = unique_names([name for name, _, _ in answer.outputs], taken=answer.inputs)
-        return {name: array for name, (_, _, array) in zip(names, answer.outputs, strict=True)}
+        return _outputs(self.eager, self.reference.recipe.make(), self.reference, seed)

@@ -301,6 +301,38 @@ def test_an_order_that_is_no_tie_is_wrong(written: Callable[..., Path]) -> None:
     assert "places: " in str(error)
 
 
+class Ranks(nn.Module):
+    """Weighs the places of the three highest of many scores, most of which tie."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        places = x.repeat(1, 40).relu().topk(3, dim=-1).indices
+        return places * torch.tensor([1.0, 2.0, 3.0])
+
+
+RANKS = """main (float[batch_size, width] x) => (float[batch_size, 3] output)
+    <int64[2] often = {{1, 40}}, int64[1] k = {{3}}, float[3] weights = {{1, 2, {last}}}>
+    {{
+        tiled = Tile(x, often) scores = Relu(tiled)
+        best, places = TopK<axis = -1>(scores, k)
+        whole = Cast<to = 1>(places) output = Mul(whole, weights)
+    }}"""
+
+
+def test_ties_that_never_reach_an_output_may_be_broken_as_onnx_has_it(
+    written: Callable[..., Path],
+) -> None:
+    module = Ranks()
+    reference = compute_reference(module, inputs(X))
+    path = written(RANKS.format(last=3))
+    told = str(failure(path, reference))
+    assert "off by" in told
+    report = verify_file(path, reference, dynamic=True, module=module)
+    assert [output.status for output in report.outputs] == ["set-equal"]
+    assert report.outputs[0].max_abs_error == 0
+    path = written(RANKS.format(last=4))
+    assert "off by" in str(failure(path, reference, module=module))
+
+
 # What is wrong with the file
 
 
