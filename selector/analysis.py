@@ -6,7 +6,7 @@ import contextlib
 import itertools
 import os
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
@@ -24,7 +24,7 @@ from selector.control_flow import (
 )
 from selector.eager import Weights
 from selector.errors import AnalysisError
-from selector.features import SIZE_KINDS, ModelFeatures
+from selector.features import UNREAD, ModelFeatures
 from selector.plans import EXAMPLE, EXAMPLE_PLAN, EXTRA_SECONDS, size_plans
 from strategies.base import first_line
 
@@ -35,7 +35,13 @@ if TYPE_CHECKING:
     from selector.eager import Eager
     from selector.inputs import ExampleInputs
 
-__all__ = ["ModelFeatures", "analyze_module", "features_from_config"]
+__all__ = [
+    "ModelFeatures",
+    "analyze_module",
+    "features_from_config",
+    "read_module",
+    "record_module",
+]
 
 FINDINGS_KEPT = 10
 
@@ -48,9 +54,7 @@ def analyze_module(
     prepare: Callable[[], object] = lambda: None,
     eager: Eager | None = None,
 ) -> ModelFeatures:
-    """Reads the forwards' source and runs the forward once, without weights where that works.
-
-    The module is left as it was.
+    """All features: `read_module`, then `record_module`.
 
     Args:
         module: In eval mode.
@@ -61,6 +65,58 @@ def analyze_module(
             to be tried.
 
     Raises:
+        AnalysisError: As from `record_module`.
+    """
+    features = read_module(module, config, inputs, eager=eager)
+    return record_module(features, module, inputs, prepare=prepare)
+
+
+def read_module(
+    module: nn.Module,
+    config: PretrainedConfig | None,
+    inputs: ExampleInputs,
+    *,
+    eager: Eager | None = None,
+) -> ModelFeatures:
+    """What config, module tree and source tell, and runs that eager PyTorch made already.
+
+    Any branch on values that the source shows counts, even one that the inputs never reach.
+
+    Args:
+        module: As `analyze_module` takes it, and so are all others.
+        config: Its config.
+        inputs: Of which names, axes and sizes are used.
+        eager: Runs the module at other sizes.
+    """
+    flow = analyze_control_flow(module, inputs.names)
+    features = _as_read(flow, module, config, inputs.names)
+    return replace(
+        features,
+        axes=tuple(
+            sorted({name for axes in inputs.dynamic_axes.values() for name in axes.values()})
+        ),
+        varying=_varying(eager, inputs, features) if eager else None,
+    )
+
+
+def record_module(
+    features: ModelFeatures,
+    module: nn.Module,
+    inputs: ExampleInputs,
+    *,
+    prepare: Callable[[], object] = lambda: None,
+) -> ModelFeatures:
+    """Adds what one forward tells, run without weights where that works.
+
+    The module is left as it was.
+
+    Args:
+        features: From `read_module`.
+        module: As `analyze_module` takes it, and so are all others.
+        inputs: Of which the example case is used.
+        prepare: Makes the weights' values available.
+
+    Raises:
         AnalysisError: The forward fails on the example inputs, or this torch keeps its
             operator registries elsewhere.
     """
@@ -68,18 +124,10 @@ def analyze_module(
     given = {**inputs.make(seed=0), **inputs.constants}
     recording = operators.record_forward(module, given, prepare)
     findings, dependent = _judge(flow, recording)
-    return ModelFeatures(
-        model_type=getattr(config, "model_type", None),
-        architecture=type(module).__name__,
-        config_digest=architecture.config_digest(config),
-        **asdict(architecture.describe(module, config, inputs.names)),
-        axes=tuple(
-            sorted({name for axes in inputs.dynamic_axes.values() for name in axes.values()})
-        ),
-        varying=_varying(eager, inputs, flow) if eager else None,
+    return replace(
+        features,
         value_dependent=dependent,
         weight_dependent=recording.reads_weights,
-        control_flow=flow.counts,
         findings=_portable(findings),
         operators=recording.operators,
         unknown_to=lowerings.unknown_operators(recording),
@@ -105,25 +153,36 @@ def features_from_config(config: PretrainedConfig) -> ModelFeatures:
     except Exception as error:
         msg = f"no model can be built from a {type(config).__name__}: {first_line(error)}"
         raise AnalysisError(msg) from error
-    flow = analyze_control_flow(module)
+    features = _as_read(analyze_control_flow(module), module, config)
+    note = "from the config alone, so the operators are not known"
+    return replace(features, notes=(note, *features.notes))
+
+
+def _as_read(
+    flow: ControlFlow,
+    module: nn.Module,
+    config: PretrainedConfig | None,
+    names: Collection[str] = (),
+) -> ModelFeatures:
     return ModelFeatures(
-        model_type=config.model_type,
+        model_type=getattr(config, "model_type", None),
         architecture=type(module).__name__,
         config_digest=architecture.config_digest(config),
-        **asdict(architecture.describe(module, config)),
+        **asdict(architecture.describe(module, config, names)),
         value_dependent=any(item.kind in FLOW_KINDS for item in flow.findings),
         control_flow=flow.counts,
         findings=_portable(flow.findings),
-        notes=_notes(flow, "from the config alone, so the operators are not known"),
+        notes=_notes(flow),
     )
 
 
-def _varying(eager: Eager, inputs: ExampleInputs, flow: ControlFlow) -> tuple[str, ...] | None:
+def _varying(
+    eager: Eager, inputs: ExampleInputs, features: ModelFeatures
+) -> tuple[str, ...] | None:
     """The sizes at which forward calls another number of torch functions than on the example."""
     found: dict[str, int] = {}
     spent = 0.0
-    dependent = any(flow.counts.get(kind) for kind in SIZE_KINDS)
-    for plan in (EXAMPLE_PLAN, *size_plans(inputs, size_dependent=dependent)):
+    for plan in (EXAMPLE_PLAN, *size_plans(inputs, size_dependent=features.size_dependent)):
         if plan.extra and spent > EXTRA_SECONDS:
             break
         # A model may refuse any sizes; verification says so.
@@ -201,8 +260,8 @@ def _portable(findings: Iterable[Finding]) -> tuple[Finding, ...]:
     return tuple(replace(item, file=inside(item.file)) for item in shown)
 
 
-def _notes(flow: ControlFlow, note: str | None) -> tuple[str, ...]:
+def _notes(flow: ControlFlow, note: str | None = None) -> tuple[str, ...]:
     notes = [note] if note else []
     if flow.unread:
-        notes.append(f"no source could be read for {', '.join(flow.unread)}")
+        notes.append(f"{UNREAD} {', '.join(flow.unread)}")
     return tuple(notes)

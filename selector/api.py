@@ -5,20 +5,17 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from selector.advice import advise
 from selector.chain import Attempt, Budget, ChainResult, ProgressCallback, run_chain
-from selector.errors import InvalidRequestError
-from selector.hindsight import failures_of
 from selector.publishing import plan_target, publish
-from selector.ranking import prepare_ranker, rank_candidates
+from selector.ranking import prepare_ranker
 from selector.request import DEFAULT_OPSET, check_options
 from selector.source import ModelSource
 from selector.steps import Study, StudyOrder, Verified
 from selector.workshop import Workshop, model_name
-from strategies import registry
 from strategies.base import Candidate
 from strategies.hierarchy import Hierarchy
 
@@ -133,22 +130,21 @@ def auto_export(  # noqa: PLR0913 - every argument is one thing a user may want 
             trust_remote_code=trust_remote_code, task=task, real=verify == "full",
             meanwhile=lambda: prepare_ranker(ranker),
         )  # fmt: skip
-        study = workshop.study(
-            StudyOrder(task=task, given=inputs, dynamic=bool(dynamic), verify=verify)
-        )
-
-        rank = partial(rank_candidates, study.features, objective=objective, ranker=ranker)
-        order = rank(candidates(study, strategy=strategy, dynamic=dynamic))
+        advice = advise(
+            workshop, StudyOrder(task=task, given=inputs, dynamic=bool(dynamic), verify=verify),
+            strategy=strategy, dynamic=dynamic, objective=objective, ranker=ranker,
+        )  # fmt: skip
+        order = advice.first()
         chain = run_chain(
             order.candidates,
             workshop.attempts(
-                study, opset=opset or DEFAULT_OPSET, weights=weights, verify=verify,
+                advice.study, opset=opset or DEFAULT_OPSET, weights=weights, verify=verify,
                 tolerance=tolerance, data_stem=target.data_stem,
             ),
             budget=budget,
             time_limits={item.candidate: item.time_limit for item in order.order},
-            on_attempt=lambda attempt: _ended(attempt, study, workshop, verify),
-            reconsider=lambda left, tried: rank(left, failed=failures_of(tried)).candidates,
+            on_attempt=lambda attempt: _ended(attempt, advice.study, workshop, verify),
+            reconsider=advice.after,
         )  # fmt: skip
         path = publish(
             chain.value.artifact.path.parent,
@@ -156,29 +152,7 @@ def auto_export(  # noqa: PLR0913 - every argument is one thing a user may want 
             workshop.companions(target),
             spare=workshop.weight_files(),
         )
-    return _result(path, chain, order, study, workshop)
-
-
-def candidates(study: Study, *, strategy: str, dynamic: bool | str) -> tuple[Candidate, ...]:
-    """The candidates that the request allows and the model gives sense to.
-
-    Raises:
-        InvalidRequestError: Dynamic axes are insisted on and no axis may vary.
-    """
-    wanted = None if dynamic == "auto" else bool(dynamic)
-    if not study.dynamic_axes:
-        if wanted:
-            raise InvalidRequestError(
-                "dynamic axes were asked for, but no axis of this model's inputs may vary: "
-                "PyTorch itself refuses every other size"
-            )
-        wanted = False
-    scripting = study.features is not None and study.features.value_dependent
-    return tuple(
-        candidate
-        for candidate in registry.portfolio(dynamic=wanted, scripting=scripting)
-        if strategy in ("auto", candidate.strategy)
-    )
+    return _result(path, chain, order, advice.study, workshop)
 
 
 def _ended(attempt: Attempt, study: Study, workshop: Workshop, verify: str) -> None:
@@ -217,6 +191,7 @@ def _result(
         hierarchy=chain.value.hierarchy,
         timings={
             **workshop.timings,
+            "study.analysis": study.seconds,
             **{f"export.{stage}": seconds for stage, seconds in artifact.seconds.items()},
         },
         notes=tuple(notes),

@@ -65,6 +65,7 @@ class Eager:
 
     Attributes:
         guessed: Whether any inputs were judged by a weightless run.
+        seconds: Wall seconds that runs took.
     """
 
     def __init__(
@@ -77,6 +78,7 @@ class Eager:
         self.module = module
         self.weights = weights
         self.guessed = False
+        self.seconds = 0.0
         self._prepare = prepare
         self._answers: list[tuple[Mapping[str, object], int, Answer]] = []
 
@@ -169,6 +171,7 @@ class Eager:
             with _Calls() as counted:
                 outputs = flatten_outputs(self.module(**tensors, **constants))
             seconds = time.perf_counter() - clock
+        self.seconds += seconds
         return Answer(
             inputs=arrays,
             outputs=tuple((name, dtype_name(item), read(item)) for name, item in outputs),

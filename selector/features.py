@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, field, fields, replace
 from typing import Any
 
-from selector.control_flow import Finding
+from selector.control_flow import KINDS, Finding
 from selector.errors import AnalysisError
 
 FAMILIES = (
@@ -26,12 +26,20 @@ FAMILIES = (
 )
 # Of `ControlFlow.counts`.
 SIZE_KINDS = ("shape_branch", "shape_loop")
+# Of the places that depend on values, those that read them; computed indices do not.
+READING = frozenset(KINDS) - {"index"}
+# How the note begins that names classes without source.
+UNREAD = "no source could be read for"
 MODALITIES = ("text", "vision", "audio", "video", "layout", "time-series")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelFeatures:
     """What a model is, what its forward does, and which lowerings know its operators.
+
+    Reading source and config is cheap; recording a forward costs several times that. So what
+    only a recorded forward tells may be missing: `weight_dependent`, `operators`, `unknown_to`,
+    and whether a branch on values that the source shows is ever reached.
 
     Attributes:
         model_type: The config's name for it, or None for a plain module.
@@ -77,6 +85,27 @@ class ModelFeatures:
     operators: Mapping[str, int] = field(default_factory=dict)
     unknown_to: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+
+    @property
+    def recorded(self) -> bool:
+        """Whether a forward was recorded; else operators and what goes with them are not known."""
+        return bool(self.operators)
+
+    @property
+    def source_suffices(self) -> bool:
+        """Whether nothing in the source hints at values that decide, so that no run has to tell.
+
+        Then recording a forward adds operators only.
+        """
+        unread = any(note.startswith(UNREAD) for note in self.notes)
+        return not unread and not any(self.control_flow.get(kind) for kind in READING)
+
+    def as_read(self) -> ModelFeatures:
+        """The same without what only a recorded forward tells, where the source suffices."""
+        return replace(
+            self, value_dependent=False, weight_dependent=False, operators={}, unknown_to={},
+            notes=(),
+        )  # fmt: skip
 
     @property
     def size_dependent(self) -> bool:

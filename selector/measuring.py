@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selector.api import candidates
+from selector.advice import candidates
 from selector.chain import Attempt, ProgressCallback, record_attempt
 from selector.errors import InvalidRequestError, StrategyError
 from selector.request import DEFAULT_OPSET

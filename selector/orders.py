@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from selector.hindsight import Failure, twins_apart
@@ -75,12 +76,17 @@ def spend(rows: Sequence[Row], order: Order) -> Spent:
 
 
 def learned(ranker: FittedRanker, features: ModelFeatures, objective: str = "time") -> Order:
-    """By a fitted ranker."""
-    return lambda waiting, failed: (
-        rank_candidates(
-            features, waiting, objective=objective, ranker=ranker, failed=failed, explain=False
-        ).candidates
-    )
+    """By a fitted ranker, which is told what was recorded of a model as `advice.Advice` does."""
+    rank = partial(rank_candidates, objective=objective, ranker=ranker, explain=False)
+
+    def order(waiting: Sequence[Candidate], failed: Sequence[Failure]) -> Sequence[Candidate]:
+        if not failed and features.source_suffices:
+            ranking = rank(features.as_read(), waiting)
+            if ranking.sure:
+                return ranking.candidates
+        return rank(features, waiting, failed=failed).candidates
+
+    return order
 
 
 def fixed(order: Sequence[Candidate]) -> Order:

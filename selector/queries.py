@@ -6,10 +6,10 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from selector.api import candidates
+from selector.advice import advise
 from selector.chain import ProgressCallback
 from selector.errors import InvalidRequestError
-from selector.ranking import prepare_ranker, rank_candidates
+from selector.ranking import prepare_ranker
 from selector.request import check_options
 from selector.steps import StudyOrder
 from selector.workshop import Workshop
@@ -86,15 +86,15 @@ def rank(  # noqa: PLR0913 - the arguments of auto_export that matter here
             meanwhile=lambda: prepare_ranker(ranker),
             **source,
         )
-        study = workshop.study(
-            StudyOrder(task=task, given=inputs, dynamic=bool(dynamic), verify="off")
+        advice = advise(
+            workshop,
+            StudyOrder(task=task, given=inputs, dynamic=bool(dynamic), verify="off"),
+            strategy=strategy,
+            dynamic=dynamic,
+            objective=objective,
+            ranker=ranker,
         )
-    return rank_candidates(
-        study.features,
-        candidates(study, strategy=strategy, dynamic=dynamic),
-        objective=objective,
-        ranker=ranker,
-    )
+        return advice.first()
 
 
 def verify(  # noqa: PLR0913 - the arguments of auto_export that matter here

@@ -88,6 +88,7 @@ class FittedRanker:
     Attributes:
         chances: Calibrated probability of success.
         clock: Logarithm of an attempt's seconds from `vector` and the outcome.
+        clock_unrecorded: The same where no forward was recorded.
         clock_spread: Standard deviation of its error, on families that it did not see.
         latency: Logarithm of the file's seconds per run from `vector`.
         hindsight: What the failure of one candidate says of another.
@@ -97,6 +98,7 @@ class FittedRanker:
 
     chances: Chances = field(default_factory=Chances)
     clock: Any = None
+    clock_unrecorded: Any = None
     clock_spread: float = 1.0
     latency: Any = None
     hindsight: Hindsight = field(default_factory=Hindsight)
@@ -134,9 +136,10 @@ class FittedRanker:
         self, features: ModelFeatures, candidates: Sequence[Candidate], *, success: bool
     ) -> list[float]:
         """Expected wall seconds of an attempt that ends so, verification included."""
-        if self.clock is None or not candidates:
+        clock = self.clock if features.recorded else self.clock_unrecorded
+        if clock is None or not candidates:
             return [self._usual_seconds(candidate, success=success) for candidate in candidates]
-        logarithms = self.clock.predict(timed_matrix(features, candidates, success=success))
+        logarithms = clock.predict(timed_matrix(features, candidates, success=success))
         return [min(max(math.exp(item), FASTEST), SLOWEST) for item in logarithms.tolist()]
 
     def time_limit(self, seconds: float) -> float:

@@ -39,6 +39,9 @@ USUAL_LIMIT = 900.0
 # it. On the small models of a baseline the two differ by noise; on large ones by far, and the
 # other way.
 TWIN_MARGIN = 1.5
+# Recording a forward takes about a tenth of an attempt, so it pays only where the first attempt
+# fails more often than that.
+SURE = 0.9
 FEWEST_SIMILAR = 3
 OPERATORS_SHOWN = 3
 
@@ -80,11 +83,13 @@ class Ranking:
         order: All that were asked about.
         trained: Whether the order was learned; else it is the static one.
         note: Why it is not learned, or not by the objective that was asked for.
+        sure: Whether knowing more of the model would hardly change which one is first.
     """
 
     order: tuple[RankedCandidate, ...]
     trained: bool
     note: str | None = None
+    sure: bool = False
 
     @property
     def candidates(self) -> tuple[Candidate, ...]:
@@ -267,7 +272,10 @@ def _ordered(
     if unlikely and not order[0].candidate.dynamic:
         why = f"static, as a right file with dynamic axes is unlikely ({chance:.1%})"
         order[0] = replace(order[0], reasons=(why, *order[0].reasons))
-    return Ranking(order=tuple(order), trained=True, note=note)
+    # Sizes and latencies go by the operators.
+    first = order[0].success_probability if order and objective not in QUALITIES else None
+    sure = first is not None and first >= SURE
+    return Ranking(order=tuple(order), trained=True, note=note, sure=sure)
 
 
 def _chance_of_dynamic(entries: Sequence[RankedCandidate]) -> float | None:

@@ -26,8 +26,10 @@ from selector.ranker import timed_matrix
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from selector.features import ModelFeatures
     from selector.ranker import FittedRanker
     from selector.training import Row
+    from strategies.base import Candidate
 
 Model = Sequence["Row"]
 # Models to hold out, group by group: from all models and a seed to positions in them.
@@ -35,6 +37,8 @@ Splitter = Callable[[Sequence[Model], int], list[list[int]]]
 # A way to order the candidates of a model, with a seed for what is drawn.
 Contender = Callable[[Model, int], Order]
 Fit = Callable[[Sequence["Row"]], "FittedRanker"]
+# Of each model its candidates.
+_Asked = Sequence[tuple["ModelFeatures", Sequence["Candidate"]]]
 
 RANKER, STATIC, SINGLE_BEST, VIRTUAL_BEST = "ranker", "static order", "single best", "virtual best"
 BY_ATTEMPTS = f"{RANKER}, by attempts"
@@ -280,17 +284,23 @@ def remembering(ranker: FittedRanker, models: Sequence[Model]) -> FittedRanker:
     import numpy as np  # noqa: PLC0415 - the parent of an export needs none of it
 
     asked = [(rows[0].features, [row.candidate for row in rows]) for rows in models]
-    clock = ranker.clock
-    if clock is not None:
-        questions = np.vstack(
-            [
-                timed_matrix(features, candidates, success=success)
-                for features, candidates in asked
-                for success in (True, False)
-            ]
-        )
-        clock = _Remembering(clock, questions)
-    return replace(ranker, clock=clock)
+
+    def quick(clock: Any, asked: _Asked) -> Any:
+        if clock is None:
+            return None
+        questions = [
+            timed_matrix(features, candidates, success=success)
+            for features, candidates in asked
+            for success in (True, False)
+        ]
+        return _Remembering(clock, np.vstack(questions))
+
+    unrecorded = [(features.as_read(), candidates) for features, candidates in asked]
+    return replace(
+        ranker,
+        clock=quick(ranker.clock, asked),
+        clock_unrecorded=quick(ranker.clock_unrecorded, unrecorded),
+    )
 
 
 def _predictions(

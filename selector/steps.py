@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import platform
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -73,12 +74,14 @@ class StudyOrder:
         given: The user's own inputs, see `inputs.make_inputs`.
         dynamic: Whether axes may vary.
         verify: How files will be verified; decides what eager PyTorch has to answer.
+        closely: Whether to record a forward even where its source tells enough to begin with.
     """
 
     task: str | None = None
     given: Any = None
     dynamic: bool = True
     verify: str = FULL
+    closely: bool = True
 
     @property
     def check(self) -> bool:
@@ -95,6 +98,7 @@ class Study:
         dynamic_axes: For each input its axes that may vary, index to name.
         static_cases: Whether there are enough cases to verify a static file.
         notes: What the user should know, one sentence each.
+        seconds: Wall seconds that the analysis took, eager PyTorch's runs not counted.
         evidence: The pickled recipe for its inputs and eager PyTorch's answers. Passed on as
             it is by the asking process, which would import torch to read it.
     """
@@ -103,6 +107,7 @@ class Study:
     dynamic_axes: Mapping[str, Mapping[int, str]]
     static_cases: bool
     notes: tuple[str, ...]
+    seconds: float
     evidence: bytes = field(repr=False)
 
     @property
@@ -204,7 +209,7 @@ def _study(subject: Subject, order: StudyOrder, eager: Eager) -> Study:
     )
 
     inputs = _inputs(subject, order, eager)
-    features, notes = _features(subject, inputs, eager)
+    features, notes, seconds = _features(subject, inputs, eager, closely=order.closely)
     reference = compute_reference(
         subject.loaded.module,
         inputs,
@@ -221,6 +226,7 @@ def _study(subject: Subject, order: StudyOrder, eager: Eager) -> Study:
         dynamic_axes=inputs.dynamic_axes,
         static_cases=has_static_cases(reference) or not order.check,
         notes=(*inputs.notes, *notes),
+        seconds=seconds,
         evidence=pickle.dumps((inputs, reference, stand)),
     )
 
@@ -231,6 +237,28 @@ def _stand(subject: Subject, inputs: ExampleInputs, features: ModelFeatures | No
     loaded = subject.loaded
     dependent = features is None or features.value_dependent
     return prepare_stand(loaded.module, loaded.config, inputs, value_dependent=dependent)
+
+
+def study_closely(subject: Subject, study: Study, order: StudyOrder) -> Study:
+    """Records the forward, which the study left out.
+
+    Where that shows what the source did not, all of the study is done anew, as its cases were
+    chosen by what it knew. A forward that cannot be recorded adds nothing but a note.
+    """
+    from selector.analysis import record_module  # noqa: PLC0415 - imports torch
+
+    loaded, features = subject.loaded, study.features
+    if features is None:
+        return study
+    clock = time.perf_counter()
+    try:
+        features = record_module(features, loaded.module, study.inputs, prepare=loaded.weights.fill)
+    except AnalysisError as error:
+        return replace(study, notes=(*study.notes, f"the analysis is incomplete: {error}"))
+    if features.value_dependent or features.notes:
+        return study_subject(subject, replace(order, closely=True))
+    seconds = study.seconds + time.perf_counter() - clock
+    return replace(study, features=features, seconds=seconds)
 
 
 def needs_completion(study: Study, *, dynamic: bool) -> bool:
@@ -258,7 +286,8 @@ def features_of_subject(subject: Subject, order: StudyOrder) -> ModelFeatures:
 
     loaded = subject.loaded
     eager = Eager(loaded.module, weights=Weights.NEVER, prepare=loaded.weights.fill)
-    return _analyzed(subject, _inputs(subject, order, eager), eager)
+    features, _ = _analyzed(subject, _inputs(subject, order, eager), eager, closely=True)
+    return features
 
 
 def _inputs(subject: Subject, order: StudyOrder, eager: Eager) -> ExampleInputs:
@@ -274,22 +303,33 @@ def _inputs(subject: Subject, order: StudyOrder, eager: Eager) -> ExampleInputs:
     )
 
 
-def _analyzed(subject: Subject, inputs: ExampleInputs, eager: Eager) -> ModelFeatures:
-    from selector.analysis import analyze_module  # noqa: PLC0415 - imports torch
+def _analyzed(
+    subject: Subject, inputs: ExampleInputs, eager: Eager, *, closely: bool
+) -> tuple[ModelFeatures, float]:
+    """The features, and the seconds that they took without eager PyTorch's runs."""
+    from selector.analysis import (  # noqa: PLC0415 - imports torch
+        read_module,
+        record_module,
+    )
 
     loaded = subject.loaded
-    return analyze_module(
-        loaded.module, loaded.config, inputs, prepare=loaded.weights.fill, eager=eager
-    )
+    clock, ran = time.perf_counter(), eager.seconds
+    features = read_module(loaded.module, loaded.config, inputs, eager=eager)
+    if closely or not features.source_suffices:
+        features = record_module(features, loaded.module, inputs, prepare=loaded.weights.fill)
+    return features, time.perf_counter() - clock - (eager.seconds - ran)
 
 
 def _features(
-    subject: Subject, inputs: ExampleInputs, eager: Eager
-) -> tuple[ModelFeatures | None, tuple[str, ...]]:
+    subject: Subject, inputs: ExampleInputs, eager: Eager, *, closely: bool
+) -> tuple[ModelFeatures | None, tuple[str, ...], float]:
+    clock = time.perf_counter()
     try:
-        return _analyzed(subject, inputs, eager), ()
+        features, seconds = _analyzed(subject, inputs, eager, closely=closely)
     except AnalysisError as error:
-        return None, (f"the analysis failed, so the order is the static one: {error}",)
+        why = f"the analysis failed, so the order is the static one: {error}"
+        return None, (why,), time.perf_counter() - clock
+    return features, (), seconds
 
 
 def attempt_candidate(subject: Subject, order: AttemptOrder) -> Verified:

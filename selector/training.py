@@ -105,11 +105,13 @@ def fit(rows: Sequence[Row]) -> FittedRanker:
     with threadpool_limits(limits=1):
         chances = fit_chances(rows)
         clock, spread = _fit_clock(rows)
+        unrecorded, _ = _fit_clock([replace(row, features=row.features.as_read()) for row in rows])
         latency = _fit_latency(files)
     return FittedRanker(
         chances=chances,
         hindsight=hindsight.learn(rows),
         clock=clock,
+        clock_unrecorded=unrecorded,
         clock_spread=spread,
         latency=latency,
         tallies=_tallies(rows),

@@ -57,7 +57,7 @@ class Vocabulary:
         """Those that some models have and others do not."""
         operators = Counter(name for item in models for name in item.operators)
         axes = Counter(name for item in models for name in item.axes)
-        ran = sum(1 for item in models if item.operators)
+        ran = sum(item.recorded for item in models)
         return cls(_telling(operators, ran), _telling(axes, len(models)))
 
 
@@ -71,7 +71,7 @@ def _telling(counts: Counter[str], models: int) -> tuple[str, ...]:
 
 def of_model(features: ModelFeatures, vocabulary: Vocabulary) -> dict[str, float]:
     """Numbers by name; those that could not be computed are NaN."""
-    ran = bool(features.operators)
+    ran = features.recorded
     numbers: dict[str, float] = {
         "log_parameters": math.log10(1 + features.parameters),
         "log_modules": math.log10(1 + features.modules),
@@ -79,8 +79,8 @@ def of_model(features: ModelFeatures, vocabulary: Vocabulary) -> dict[str, float
         "distinct_operators": math.log10(1 + len(features.operators)) if ran else MISSING,
         "axes": len(features.axes) or MISSING,
         "value_dependent": features.value_dependent,
-        "weight_dependent": features.weight_dependent,
-        "needs_values": any(note.startswith("run on real values") for note in features.notes),
+        "weight_dependent": features.weight_dependent if ran else MISSING,
+        "needs_values": _needs_values(features) if ran else MISSING,
     }
     for name in LOWERINGS:
         unknown = features.unknown_to.get(name)
@@ -99,6 +99,10 @@ def of_model(features: ModelFeatures, vocabulary: Vocabulary) -> dict[str, float
     for name in vocabulary.axes:
         numbers[f"axis_{name}"] = name in features.axes if features.axes else MISSING
     return {name: float(value) for name, value in numbers.items()}
+
+
+def _needs_values(features: ModelFeatures) -> bool:
+    return any(note.startswith("run on real values") for note in features.notes)
 
 
 def in_words(name: str, *, high: bool) -> str:

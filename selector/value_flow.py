@@ -117,7 +117,8 @@ class Walk:
     def _while(self, node: ast.While) -> None:
         self.sink.report("loop", node, self.truth(node.test))
         self._repeat(node.body)
-        self.truth(node.test)
+        # A number before the first turn may be a tensor's value after it.
+        self.sink.report("loop", node, self.truth(node.test))
         self.run(node.orelse)
 
     def _for(self, node: ast.For) -> None:

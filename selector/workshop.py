@@ -135,6 +135,11 @@ class Workshop:
         with self._stage("study", "making inputs, running PyTorch, analysing the model"):
             return self.session.attempt(steps.study_subject, order, limits=limits).value()
 
+    def look_closer(self, study: steps.Study, order: steps.StudyOrder) -> steps.Study:
+        """Adds to a study what only a recorded forward tells."""
+        with self._stage("study", "recording the model's operators"):
+            return self.session.attempt(steps.study_closely, study, order).value()
+
     def features(self, order: steps.StudyOrder) -> ModelFeatures:
         """The features alone.
 
