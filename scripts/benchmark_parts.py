@@ -1,9 +1,10 @@
-"""What verifying has to cost at least: eager PyTorch and ONNX Runtime, once per shape.
+"""What verifying has to cost at least, and what analysing costs when all of it is done.
 
     python -m scripts.benchmark_parts ORDER.json RESULT.json
 
-Loads the model, and for every case of the recipe runs it once, opens an ONNX Runtime session
-on the exported file and runs that once, each measured apart.
+Loads the model; reads its source and config, and records its forward; then for every case of
+the recipe runs it once, opens an ONNX Runtime session on the exported file and runs that once,
+each measured apart.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ import torch
 import transformers
 
 from scripts.benchmark_meter import Meter
+from selector import architecture, lowerings, operators
+from selector.control_flow import analyze_control_flow
 from strategies.base import MODEL_FILE
 
 
@@ -30,6 +33,13 @@ def main() -> None:
     model = cls.from_pretrained(order["checkpoint"], dtype=torch.float32).eval()
     recipe = torch.load(order["recipe"], weights_only=True)
     result["load"] = meter.lap().as_dict()
+    _, tensors = recipe["cases"][0]
+    analyze_control_flow(model, tensors.keys())
+    architecture.describe(model, model.config, tensors.keys())
+    result["read"] = meter.lap().as_dict()
+    recording = operators.record_forward(model, {**tensors, **recipe["constants"]})
+    lowerings.unknown_operators(recording)
+    result["recorded"] = meter.lap().as_dict()
     for sizes, tensors in recipe["cases"]:
         arrays = {name: tensor.numpy() for name, tensor in tensors.items()}
         meter.lap()

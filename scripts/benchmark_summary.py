@@ -210,6 +210,7 @@ def _verification(journal: Journal, section: str, model: str) -> Figures:
         "memory": statistics.median(verified[n]["memory"] for n in rounds),
         "attempt_peak": statistics.median(verified[n]["attempt_peak"] for n in rounds),
         "memory_unverified": statistics.median(without[n]["memory"] for n in rounds),
+        **_analysis({n: verified[n] for n in rounds}, {n: parts[n] for n in rounds}),
     }
     for name in ("cpu", "wall"):
         extra = {n: verified[n]["export"][name] - without[n]["export"][name] for n in rounds}
@@ -222,6 +223,22 @@ def _verification(journal: Journal, section: str, model: str) -> Figures:
             f"{name}_share": statistics.median(extra[n] / allowed[n] for n in rounds),
         }
     return figures
+
+
+def _analysis(verified: Mapping[int, Result], parts: Mapping[int, Result]) -> Figures:
+    """Seconds of the analysis as the export did it, and of all of it, with their shares."""
+    walls = {number: result["export"]["wall"] for number, result in verified.items()}
+    done = {number: result["timings"]["study.analysis"] for number, result in verified.items()}
+    whole = {
+        number: result["read"]["wall"] + result["recorded"]["wall"]
+        for number, result in parts.items()
+    }
+    return {
+        "analysis": statistics.median(done.values()),
+        "analysis_share": statistics.median(done[n] / walls[n] for n in walls),
+        "whole_analysis": statistics.median(whole.values()),
+        "whole_analysis_share": statistics.median(whole[n] / walls[n] for n in walls),
+    }
 
 
 def _checked(verified: Result, parts: Result) -> list[Figures]:

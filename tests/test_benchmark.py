@@ -200,17 +200,21 @@ def test_verification_is_held_against_the_pieces_of_checked_shapes(tmp_path: Pat
         "candidate": "usage_based[dynamic,void]",
         "attempts": ["1. usage_based"],
         "cases": [{"label": "other sizes", "sizes": {"batch": 3}}],
+        "timings": {"study.analysis": 0.2},
     }
     record(journal, "verified", "a", "autoexport-verified", run(8, **verified))
     pieces = {piece: {"cpu": 2, "wall": 1} for piece in ("eager", "session", "run")}
     # The example, which is always checked, a case of the report, and one that is not in it.
     shapes = [{"sizes": {"batch": size}, **pieces} for size in (2, 3, 4)]
-    record(journal, "verified", "a", "parts", {"shapes": shapes})
+    analysis = {"read": {"wall": 0.1}, "recorded": {"wall": 0.5}}
+    record(journal, "verified", "a", "parts", {"shapes": shapes, **analysis})
     summary = summarise(journal)
     figures = summary["verified"]["a"]
     assert (figures["shapes"], figures["wall_parts"], figures["cpu_parts"]) == (2, 6, 12)
     assert (figures["wall_extra"], figures["wall_share"], figures["cpu_share"]) == (3, 0.5, 0.25)
-    assert "| a | 5.0 | 8.0 | 3.0 | 6.0 | 0.50 | 0.25 |" in markdown(summary | {"environment": {}})
+    text = markdown(summary | {"environment": {}})
+    assert "| a | 5.0 | 8.0 | 3.0 | 6.0 | 0.50 | 0.25 |" in text
+    assert "| a | 8.0 | 0.200 | 2.5% | 0.60 | 7.5% |" in text
 
 
 def test_growth_is_fitted_against_our_nodes(tmp_path: Path) -> None:
