@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from onnxscript.function_libs.torch_lib.registration import default_registry
 from torch import fx
+from torch._dispatch.python import enable_python_dispatcher
 from torch._ops import HigherOrderOperator, OpOverload
 from torch._subclasses.fake_tensor import FakeTensor
 from torch.export.graph_signature import TensorArgument
@@ -113,7 +114,8 @@ def _expand(node: fx.Node, table: Table) -> None:
         kwargs = fx.map_arg(node.kwargs, given.__getitem__)
         return node.target(*args, **kwargs)  # type: ignore[operator] # an OpOverload
 
-    with _mode_of(values):
+    # Without Python's dispatcher, operators in C++ ask for sizes as plain numbers.
+    with _mode_of(values), enable_python_dispatcher():
         # Strides mean nothing in ONNX, and some decompositions write to restore them.
         plain = [value.contiguous() if isinstance(value, FakeTensor) else value for value in values]
         expansion = make_fx(call, decomposition_table=dict(table))(*plain)

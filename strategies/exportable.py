@@ -123,21 +123,103 @@ def _one_hot(tensor: torch.Tensor, num_classes: Any = -1) -> torch.Tensor:
     return torch.eq(tensor.unsqueeze(-1), torch.arange(count, device=tensor.device)).long()
 
 
-# What torchlib does not know either.
-_COMPOSED = (
-    torch.linalg.solve_triangular,
-    torch.cummax,
-    torch.cummin,
-    torch.Tensor.cummax,
-    torch.Tensor.cummin,
+def _attention(query: torch.Tensor, key: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
+    """Repeats keys and values for the heads that share them, of which lowerings know nothing."""
+    if kwargs.pop("enable_gqa", False):
+        groups = query.shape[-3] // key.shape[-3]
+        key, value = (item.repeat_interleave(groups, -3) for item in (key, value))
+    return functional.scaled_dot_product_attention(query, key, value, *args, **kwargs)
+
+
+def _where_open(function: Replacement, composition: Replacement) -> Replacement:
+    """The composition where a size is a symbol, else the function as it is."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        chosen = composition if _is_open([*args, *kwargs.values()]) else function
+        return chosen(*args, **kwargs)
+
+    return call
+
+
+def _is_open(given: object) -> bool:
+    if isinstance(given, torch.Tensor):
+        given = given.shape
+    if isinstance(given, list | tuple):
+        return any(map(_is_open, given))
+    return isinstance(given, torch.SymInt | torch.SymFloat)
+
+
+# Compositions of what torchlib lacks too, or lowers so that results differ.
+_COMPOSED = frozenset(
+    {
+        "_affine_grid",
+        "_as_tensor",
+        "_bincount",
+        "_bucketize",
+        "_cdist",
+        "_cholesky",
+        "_copysign",
+        "_cummax",
+        "_cummin",
+        "_cumprod",
+        "_fill_diagonal",
+        "_fmax",
+        "_fmin",
+        "_histc",
+        "_hypot",
+        "_interpolate",
+        "_isin",
+        "_kthvalue",
+        "_masked_fill",
+        "_median",
+        "_new_tensor",
+        "_quantile",
+        "_ravel",
+        "_scatter_reduce",
+        "_searchsorted",
+        "_signbit",
+        "_solve_triangular",
+        "_sort",
+        "_argsort",
+        "_tensor",
+        "_trunc",
+        "_unique_consecutive",
+        "_vander",
+        "_where",
+    }
+)
+# Compositions of what torch makes plain numbers of sizes for.
+_OPEN = frozenset(
+    {
+        "_adaptive_avg_pool1d",
+        "_adaptive_avg_pool2d",
+        "_adaptive_avg_pool3d",
+        "_kron",
+        "_linspace",
+        "_max_pool1d",
+        "_roll",
+        "_take_along_dim",
+        "_tril_indices",
+        "_triu_indices",
+    }
 )
 _REPLACEMENTS: dict[Any, Replacement] = {
-    **{function: COMPOSITIONS[function] for function in _COMPOSED},
+    **{
+        function: composition
+        for function, composition in COMPOSITIONS.items()
+        if composition.__name__ in _COMPOSED
+    },
+    **{
+        function: _where_open(function, composition)
+        for function, composition in COMPOSITIONS.items()
+        if composition.__name__ in _OPEN
+    },
     torch.as_strided: _as_strided,
     torch.Tensor.as_strided: _as_strided,
     torch.cumsum: _cumsum,
     torch.Tensor.cumsum: _cumsum,
     functional.one_hot: _one_hot,
+    functional.scaled_dot_product_attention: _attention,
     torch.diff: _diff,
     torch.Tensor.diff: _diff,
 }

@@ -34,6 +34,8 @@ _TRANSLATIONS: Translations = {
     torch.ops.aten.index_put.default: lowerings.index_put,
     torch.ops.aten.squeeze.dim: lowerings.squeeze,
     torch.ops.aten.squeeze.dims: lowerings.squeeze_all,
+    torch.ops.aten.sym_numel.default: lowerings.size,
+    torch.ops.aten.sym_stride.int: lowerings.stride,
     torch.ops.autoexport.linear_recurrence.default: lowerings.linear_recurrence,
 }
 # Where torch.export notes the modules around an operation, outermost first.

@@ -37,11 +37,14 @@ from strategies.transformers_patches import load_translations, patched_for_expor
 if TYPE_CHECKING:
     import onnx_ir as ir
 
-# Nothing public says whether a size was fixed, tells operators from other functions, or
-# traces one operator by itself.
+# Nothing public says whether a size was fixed, tells operators from other functions, traces
+# one operator by itself, or changes a graph that is about to be lowered.
 PRIVATE_PARTS = (
     "torch.export:Dim.AUTO",
     "torch.export.graph_signature:TensorArgument",
+    "torch.onnx._internal.exporter._core:_prepare_exported_program_for_export",
+    "torch._dispatch.python:enable_python_dispatcher",
+    "torch._guards:detect_fake_mode",
     "torch.fx.experimental.proxy_tensor:make_fx",
     "torch.fx.experimental.symbolic_shapes:is_concrete_int",
     "torch._dynamo.config:fake_tensor_cache_enabled",

@@ -20,15 +20,24 @@ Value = Any  # an ONNX value that is being recorded
 op: Any = opset18
 
 
-def size(tensor: Value) -> Value:
-    """Number of elements."""
-    return op.Size(tensor)
+def size(tensor: TTensor) -> INT64:
+    """Number of elements.
+
+    torch.onnx reads the kinds of the arguments off the annotations.
+    """
+    result: INT64 = op.Size(tensor)
+    return result
 
 
-def stride(tensor: Value, axis: int) -> Value:
-    """Distance in elements between neighbours along an axis; ONNX tensors are contiguous."""
-    following = op.Shape(tensor, start=axis % len(tensor.shape) + 1)
-    return op.ReduceProd(following, keepdims=0)
+def stride(tensor: TTensor, axis: int) -> INT64:
+    """Distance in elements between neighbours along an axis; ONNX tensors are contiguous.
+
+    torch.onnx reads the kinds of the arguments off the annotations.
+    """
+    shape: Any = tensor.shape
+    following = op.Shape(tensor, start=axis % len(shape) + 1)
+    result: INT64 = op.ReduceProd(following, keepdims=0)
+    return result
 
 
 def zero(tensor: Value) -> Value:

@@ -120,7 +120,7 @@ class _Rewriter:
             chain.append((written, self._current(self.aliases[written])))
             written = self.aliases[written]
         self._redirect(node)
-        node.target = _functional_twin(node) or node.target
+        node.target = functional_twin(node.target) or node.target
         self.versions[written] += 1
         version, result, following = self.versions[written], node, node.next
         self.latest[node] = version, result
@@ -185,7 +185,7 @@ _SCATTERS = frozenset({aten.slice_scatter.default, aten.select_scatter.default})
 
 
 def _is_supported(node: fx.Node, aliases: dict[fx.Node, fx.Node], keep: Container[Any]) -> bool:
-    twin = _functional_twin(node)
+    twin = functional_twin(node.target)
     view = node.args[0]
     if twin is None or twin in keep or not isinstance(view, fx.Node):
         return False
@@ -243,15 +243,15 @@ def _is_view(node: fx.Node) -> bool:
     return any(value.alias_info is not None for value in returns)
 
 
-def _functional_twin(node: fx.Node) -> OpOverload | None:
+def functional_twin(target: object) -> OpOverload | None:
     """`aten.add.Tensor` for `aten.add_.Tensor`."""
-    if not isinstance(node.target, OpOverload) or node.target.namespace != "aten":
+    if not isinstance(target, OpOverload) or target.namespace != "aten":
         return None
-    name = node.target.overloadpacket.__name__
+    name = target.overloadpacket.__name__
     if not name.endswith("_") or name.startswith("_"):
         return None
     packet = getattr(aten, name[:-1], None)
-    twin: OpOverload | None = getattr(packet, node.target._overloadname, None)  # noqa: SLF001 - as above
+    twin: OpOverload | None = getattr(packet, target._overloadname, None)  # noqa: SLF001 - as above
     return twin
 
 

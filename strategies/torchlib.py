@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import logging
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -23,7 +23,7 @@ from torch import fx
 from torch._ops import OpOverload
 from torch.onnx._internal.exporter import _building, _decomp, _registration, _tensors
 
-from strategies import lowerings, promotion
+from strategies import lowerings, mutation, promotion
 from strategies.base import first_line
 from strategies.errors import LoweringError
 from strategies.hierarchy import mark
@@ -71,11 +71,15 @@ def toolkit() -> Toolkit:
     return Toolkit(
         functions=registry.functions,
         decompositions={
-            target: decompose
+            target: _write_back(target, known) or decompose
             for target, decompose in decompositions.items()
             if isinstance(target, OpOverload) and _qualified(target) not in lowerings.OWN
         }
-        | dict.fromkeys(_FLOOR_DIVISIONS, _floor_divide),
+        | dict.fromkeys(_FLOOR_DIVISIONS, _floor_divide)
+        | {
+            torch.ops.aten.floor_divide_.Tensor: _in_place(_floor_divide),
+            torch.ops.aten.div_.Tensor_mode: _in_place(_floor_divide),
+        },
         recorder=_building.OpRecorder,
         symbolic_value=_tensors.SymbolicTensor,
         opset=Opset("", registry.opset_version),
@@ -83,12 +87,36 @@ def toolkit() -> Toolkit:
 
 
 def _floor_divide(number: Any, divisor: Any, *, rounding_mode: str | None = "floor") -> Any:
-    """Division of integers, where torch's own on symbolic sizes asks for a wrong sign bit."""
-    parts = [part for part in (number, divisor) if isinstance(part, torch.Tensor)]
-    if rounding_mode != "floor" or any(part.is_floating_point() for part in parts):
+    """Division downwards: torch's own of symbolic whole numbers asks for a wrong sign bit."""
+    if rounding_mode != "floor":
         return NotImplemented
+    parts = [part for part in (number, divisor) if isinstance(part, torch.Tensor)]
+    if any(part.is_floating_point() for part in parts):
+        return torch.floor(torch.div(number, divisor))
+    if isinstance(divisor, torch.SymInt):
+        # There is no lowering of a remainder by a symbol.
+        symbol: Any = divisor
+        divisor = torch.scalar_tensor(symbol, dtype=torch.int64)
     exact = number - torch.remainder(number, divisor)
     return torch.div(exact, divisor, rounding_mode="trunc")
+
+
+def _write_back(target: OpOverload, known: Container[Any]) -> Callable[..., Any] | None:
+    """What writes in place as the operator that computes anew, where that one is lowered.
+
+    torch's own goes by primitives, of which torchlib knows few.
+    """
+    twin = mutation.functional_twin(target)
+    is_lowered = twin is not None and (twin in known or _qualified(twin) in lowerings.OWN)
+    return _in_place(twin) if twin is not None and is_lowered else None
+
+
+def _in_place(function: Callable[..., Any]) -> Callable[..., Any]:
+    def write(tensor: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+        result = function(tensor, *args, **kwargs)
+        return result if result is NotImplemented else tensor.copy_(result)
+
+    return write
 
 
 def lower(

@@ -20,14 +20,15 @@ Translations = Mapping[Callable[..., Any], Callable[..., Any]]
 def patched_for_export(model: nn.Module) -> Iterator[Translations]:
     """Applies the patches of transformers to its own models; yields its ONNX translations.
 
-    Other modules are left alone: some of the patches change what general torch functions
+    To other modules only ours apply: some of those change what general torch functions
     accept. Its preparation of inputs is not used, as it adds inputs that forward lacks.
 
     Raises:
         StrategyUnavailableError: The installed transformers has no such exporters.
     """
     if not any(_is_from_transformers(module) for module in model.modules()):
-        yield {}
+        with exportable(model, plain_attention=False):
+            yield {}
         return
     try:
         from transformers.exporters import exporter_dynamo, utils  # noqa: PLC0415 - slow, and plain modules do not need it
@@ -38,12 +39,13 @@ def patched_for_export(model: nn.Module) -> Iterator[Translations]:
         raise StrategyUnavailableError(
             msg, stage="prepare", hint="install the version that constraints.txt names"
         ) from error
-    from strategies import pieces, scans  # noqa: PLC0415 - they import private parts of torch
+    from strategies import noted_values, pieces, scans  # noqa: PLC0415 - they import private parts of torch
 
     packed = PackedVision(model)
     with (
         utils.apply_patches("onnx"),
         utils.apply_patches("dynamo"),
+        noted_values.complete(),
         exporter_dynamo.reset_model_state(model),
         # torch.onnx takes no lowerings of ours for operators on complex numbers.
         exportable(model, plain_attention=False, replacements=complex_pairs.TABLE),

@@ -116,6 +116,13 @@ ELEMENTWISE: dict[str, Case] = {
     "xlogy": lambda x: torch.xlogy(x.abs().round(), x.abs().round()) + torch.xlogy(2.0, x.exp()),
     "logaddexp": lambda x: torch.logaddexp(x, torch.full_like(x, float("-inf"))),
     "erfc": torch.erfc,
+    "entr": lambda x: torch.special.entr(x.relu()),
+    "hyperbolic": lambda x: (torch.cosh(x * 30), torch.sinh(x * 1e-3), (x * 30).sinh()),
+    "signs": lambda x: (
+        torch.signbit(x.round() * 0.0),
+        x.copysign(-1.0),
+        torch.copysign(x, x.flip(-1).round() * -1),
+    ),
     "atanh": lambda x: torch.atanh(x.tanh() * 0.9),
     "asinh": lambda x: torch.asinh(x * 100),
     "acosh": lambda x: torch.acosh(x.abs() + 1),
@@ -179,6 +186,10 @@ MOVING: dict[str, Case] = {
         torch.searchsorted(torch.tensor([-1.0, 0.0, 0.5], dtype=x.dtype), x),
         torch.searchsorted(whole(x).sort(-1)[0], whole(x), right=True, out_int32=True),
     ),
+    "bucketize": lambda x: (
+        torch.bucketize(x, torch.tensor([-1.0, 0.0, 0.5], dtype=x.dtype)),
+        torch.bucketize(whole(x), torch.tensor([-1, 0, 2]), out_int32=True, right=True),
+    ),
     "argwhere": lambda x: torch.argwhere(x > 0),
     "stable sort": lambda x: (torch.sort(ids(x), stable=True, dim=1), x.argsort(stable=True)),
     "msort": torch.msort,
@@ -189,6 +200,11 @@ MOVING: dict[str, Case] = {
         torch.triu_indices(x.shape[-1], 5, 1),
     ),
     "diag_embed": lambda x: (torch.diag_embed(x), x.diag_embed(1), x.diag_embed(-2, 1, 0)),
+    "fill_diagonal": lambda x: (
+        (x[0] * 1).fill_diagonal_(5.0),
+        x[0].t().repeat(2, 1).fill_diagonal_(-1, wrap=True),
+        (x[:2, :2, :2] * 1).fill_diagonal_(0.5),
+    ),
     "roll": lambda x: (torch.roll(x, (1, -1), (1, 2)), x.roll(3), x.roll(x.shape[-1] // 2, -1)),
     "repeat_interleave": lambda x: (
         x.repeat_interleave(2, -1),
@@ -219,8 +235,15 @@ MOVING: dict[str, Case] = {
         torch.zeros_like(x).index_add_(0, torch.tensor([1, 1, 0, 1]), x[[0, 1, 1, 0]]),
     ),
     "scatter_reduce": lambda x: tuple(
-        x.scatter_reduce(1, ids(x).clamp(max=1), x, how, include_self=whole_)
-        for how, whole_ in (("amax", False), ("sum", False), ("mean", False), ("amin", True))
+        values.scatter_reduce(1, ids(x).clamp(max=1), values, how, include_self=whole_)
+        for values, how, whole_ in (
+            (x, "amax", False),
+            (x, "sum", False),
+            (x, "mean", False),
+            (x, "amin", True),
+            (x, "mean", True),
+            (whole(x), "mean", False),
+        )
     ),
     "one_hot": lambda x: (F.one_hot(ids(x)), F.one_hot(ids(x), 10)),
     "placed": placed,
@@ -309,6 +332,11 @@ PRODUCTS: dict[str, Case] = {
     ),
     "outer": lambda x: torch.outer(torch.arange(x.shape[-1]), x[0, 0]),
     "cdist": lambda x: (torch.cdist(x.mT, x.mT + 1), torch.cdist(x.mT, x.mT, 1.0)),
+    "vdot": lambda x: torch.vdot(x[0, 0], x[0, 1]),
+    "cholesky": lambda x: (
+        torch.linalg.cholesky(square(x)),
+        torch.linalg.cholesky(square(x), upper=True),
+    ),
     "trace": lambda x: torch.trace(square(x)[0]),
     "matrix_power": lambda x: torch.linalg.matrix_power(square(x), 3),
     "solve_triangular": lambda x: (
@@ -376,6 +404,18 @@ RESIZING: dict[str, Case] = {
         F.adaptive_avg_pool2d(x, 3),
         F.adaptive_avg_pool2d(x, (None, 5)),
         F.adaptive_avg_pool1d(x.flatten(2), 7),
+    ),
+    "affine_grid": lambda x: (
+        F.affine_grid(x[:, 0, :2, :3], list(x.shape), align_corners=False),
+        F.affine_grid(x[:, 0, :2, :3], [x.shape[0], 1, x.shape[-1], 2], align_corners=True),
+        F.affine_grid(x[:, 0, :3, :4], [x.shape[0], 1, 2, x.shape[-1], 3], align_corners=False),
+    ),
+    "pooling": lambda x: (
+        F.max_pool2d(x[0], 3, 1, 1),
+        F.avg_pool2d(x[0], (2, 3)),
+        nn.MaxPool1d(3, 2, 1)(x.flatten(2)) + F.max_pool1d(x[:, :, 0], 2)[:, :, :1],
+        F.max_pool1d(x[0, 0], [2]),
+        *F.max_pool2d(x[0], 2, return_indices=True),
     ),
     "fold": lambda x: (
         F.fold(F.unfold(x, 2, stride=2), x.shape[-2:], 2, stride=2),

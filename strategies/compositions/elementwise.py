@@ -46,6 +46,35 @@ def _logaddexp(x: Tensor, y: Tensor) -> Any:
     return torch.maximum(x, y) + torch.log1p(torch.exp(-apart.abs()))
 
 
+@composes("entr")
+def _entr(x: Tensor) -> Any:
+    return -_xlogy(x, x)
+
+
+@composes("cosh")
+def _cosh(x: Tensor) -> Any:
+    # In halves, as exp(x) overflows before cosh(x) does.
+    half = torch.exp(x.abs() / 2)
+    return half / 2 * half + 0.5 / half / half
+
+
+@composes("sinh")
+def _sinh(x: Tensor) -> Any:
+    return torch.tanh(x / 2) * (_cosh(x) + 1)
+
+
+@composes("signbit")
+def _signbit(x: Tensor) -> Any:
+    # Of a negative zero too.
+    return (x < 0) | (1 / x == float("-inf")) if x.is_floating_point() else x < 0
+
+
+@composes("copysign")
+def _copysign(x: Tensor, other: Any) -> Any:
+    size = x.abs()
+    return torch.where(_signbit(torch.as_tensor(other)), -size, size)
+
+
 @composes("erfc")
 def _erfc(x: Tensor) -> Any:
     return 1 - torch.erf(x)

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from strategies.compositions.elementwise import _floor_divide
 from strategies.compositions.tables import Table, composing
 
 TABLE: Table = {}
@@ -95,6 +96,13 @@ def _searchsorted(
     return below.sum(-1).to(torch.int32 if out_int32 else torch.int64)
 
 
+@composes("bucketize")
+def _bucketize(
+    input: Any, boundaries: Tensor, *, out_int32: bool = False, right: bool = False
+) -> Any:
+    return _searchsorted(boundaries, input, out_int32=out_int32, right=right)
+
+
 @composes("argwhere")
 def _argwhere(x: Tensor) -> Any:
     return torch.nonzero(x)
@@ -149,6 +157,21 @@ def _diag_embed(x: Tensor, offset: int = 0, dim1: int = -2, dim2: int = -1) -> A
     on = places.unsqueeze(0) - places.unsqueeze(1) == offset
     square = torch.where(on, padded.unsqueeze(-1), torch.zeros_like(padded.unsqueeze(-1)))
     return square.movedim((-2, -1), (dim1, dim2))
+
+
+@composes("fill_diagonal")
+def _fill_diagonal(x: Tensor, fill_value: Any, wrap: bool = False) -> Any:
+    first, *others = (
+        torch.arange(size).reshape([-1] + [1] * (x.dim() - 1 - axis))
+        for axis, size in enumerate(x.shape)
+    )
+    if wrap:
+        # Below a tall matrix's square the diagonal begins again, a row further down.
+        first = torch.remainder(first, x.shape[1] + 1)
+    on = first == others[0]
+    for place in others[1:]:
+        on = on & (first == place)
+    return torch.where(on, torch.full_like(x, fill_value), x)
 
 
 @composes("roll")
@@ -324,15 +347,16 @@ def _index_add(x: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: Any
 def _scatter_reduce(
     x: Tensor, dim: int, index: Tensor, src: Tensor, reduce: str, *, include_self: bool = True
 ) -> Any:
-    if include_self:
-        return torch.scatter_reduce(x, dim, index, src, reduce)
-    neutral = {"sum": 0, "mean": 0, "prod": 1, "amax": _least(x), "amin": _most(x)}[reduce]
-    hit = torch.zeros_like(x).scatter(dim, index, torch.ones_like(src)) > 0
-    cleared = torch.where(hit, torch.full_like(x, neutral), x)
+    if not include_self:
+        hit = torch.zeros_like(x).scatter(dim, index, torch.ones_like(src)) > 0
+        neutral = {"sum": 0, "mean": 0, "prod": 1, "amax": _least(x), "amin": _most(x)}[reduce]
+        x = torch.where(hit, torch.full_like(x, neutral), x)
     if reduce != "mean":
-        return torch.scatter_reduce(cleared, dim, index, src, reduce)
+        return torch.scatter_reduce(x, dim, index, src, reduce)
     counts = torch.zeros_like(x).scatter_add(dim, index, torch.ones_like(src))
-    return cleared.scatter_add(dim, index, src) / torch.where(hit, counts, torch.ones_like(x))
+    total = x.scatter_add(dim, index, src)
+    terms = counts + 1 if include_self else counts.clamp(min=1)
+    return total / terms if x.is_floating_point() else _floor_divide(total, terms)
 
 
 def _least(x: Tensor) -> float:

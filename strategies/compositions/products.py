@@ -12,6 +12,7 @@ import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor
 
 from strategies.compositions.tables import Table, composing
+from strategies.torchscript import is_tracing
 
 TABLE: Table = {}
 composes = composing(TABLE)
@@ -84,9 +85,14 @@ def _outer(x: Tensor, y: Tensor) -> Any:
 
 @composes("cdist")
 def _cdist(x: Tensor, y: Tensor, p: float = 2.0, **options: Any) -> Any:
-    if p == 2:
+    if p == 2 and is_tracing():
         return torch.cdist(x, y, p, **options)
     return torch.linalg.vector_norm(x.unsqueeze(-2) - y.unsqueeze(-3), p, -1)
+
+
+@composes("vdot")
+def _vdot(x: Tensor, y: Tensor) -> Any:
+    return (x * y).sum()
 
 
 @composes("trace")
@@ -100,6 +106,19 @@ def _matrix_power(x: Tensor, n: int) -> Any:
     for _ in range(n):
         result = result @ x
     return result
+
+
+@composes("cholesky")
+def _cholesky(A: Tensor, upper: bool = False) -> Any:
+    """Column by column; what each explains of the matrix is taken off the rest."""
+    places = torch.arange(int(A.shape[-1]))
+    rest, columns = A, list[Tensor]()
+    for place in range(int(A.shape[-1])):
+        column = rest[..., place] / torch.sqrt(rest[..., place, place]).unsqueeze(-1)
+        column = torch.where(places >= place, column, torch.zeros_like(column))
+        rest = rest - column.unsqueeze(-1) * column.unsqueeze(-2)
+        columns.append(column)
+    return torch.stack(columns, -2 if upper else -1)
 
 
 @composes("solve_triangular")

@@ -41,7 +41,7 @@ def _interpolate(
         before, factor = input.shape[axis + 2], _of_axis(scale_factor, axis)
         after = _of_axis(size, axis)
         if after is None:
-            after = torch.as_tensor(before * factor).float().floor().long()
+            after = _cut_off(before * factor)
         size_before = torch.as_tensor(before).to(precision)
         step = size_before / after
         if factor is not None and not recompute_scale_factor:
@@ -66,6 +66,7 @@ def _adaptive_avg_pool(rank: int) -> Callable[[Tensor, Any], Any]:
             ],
         )
 
+    pool.__name__ = f"_adaptive_avg_pool{rank}d"
     return pool
 
 
@@ -103,6 +104,12 @@ def _fold(
     area = torch.zeros(values.shape[0], values.shape[1], sizes[0][2] * across, dtype=input.dtype)
     summed = area.scatter_add(2, flat.expand(values.shape), values).unflatten(2, (-1, across))
     return summed.narrow(2, top, height).narrow(3, left, width)
+
+
+def _cut_off(size: Any) -> Any:
+    if isinstance(size, torch.SymFloat):
+        return torch.sym_int(size)
+    return torch.as_tensor(size).float().floor().long()
 
 
 def _of_axis(given: Any, axis: int) -> Any:

@@ -33,11 +33,18 @@ def _stays(x: Tensor) -> bool:
 
 
 def _tensor(data: Any, **options: Any) -> Any:
-    """A tensor of numbers some of which are traced, which torch.tensor would freeze."""
-    if not _holds_tensors(data):
+    """A tensor of numbers some of which are traced, or symbols; torch.tensor would freeze them."""
+    if not _holds(data, (Tensor, *_SYMBOLS)):
         return torch.tensor(data, **options)
+    if isinstance(data, _SYMBOLS):
+        kind = torch.int64 if isinstance(data, torch.SymInt) else torch.get_default_dtype()
+        symbol: Any = data
+        return torch.scalar_tensor(symbol, **{"dtype": kind, **options})
     rows = [_tensor(item, **options) for item in data] if isinstance(data, Sequence) else data
     return torch.stack(rows) if isinstance(rows, list) else rows.clone().to(**options)
+
+
+_SYMBOLS = (torch.SymInt, torch.SymFloat)
 
 
 def _as_tensor(data: Any, **options: Any) -> Any:
@@ -46,10 +53,10 @@ def _as_tensor(data: Any, **options: Any) -> Any:
     )
 
 
-def _holds_tensors(data: Any) -> bool:
+def _holds(data: Any, kinds: tuple[type, ...]) -> bool:
     if isinstance(data, list | tuple):
-        return any(map(_holds_tensors, data))
-    return isinstance(data, Tensor)
+        return any(_holds(item, kinds) for item in data)
+    return isinstance(data, kinds)
 
 
 @composes("squeeze")
