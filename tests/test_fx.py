@@ -9,6 +9,7 @@ import onnx
 import pytest
 import torch
 from torch import Tensor, nn
+from transformers.activations import NewGELUActivation
 
 from scripts.plain_control import Branch
 from scripts.plain_modules import PLAIN
@@ -244,6 +245,47 @@ def test_what_cannot_be_done_in_place_is_captured_again(
     inputs = {"x": torch.randn(3, 4)}
     artifact = FxStrategy()(request_for(model, inputs, STATIC, tmp_path))
     assert largest_error(artifact.path, model, inputs) < 1e-5
+
+
+class MarksColumns(nn.Module):
+    """Writes one value to some columns, for which transformers has a fix of the graph."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.activation = NewGELUActivation()
+
+    def forward(self, x: Tensor, columns: Tensor) -> Tensor:
+        marked: Tensor = self.activation(x).clone()
+        marked[:, columns] = torch.tensor(-1.0)
+        return marked
+
+
+def test_what_a_fix_of_transformers_inserts_has_shapes(tmp_path: Path) -> None:
+    model, columns = MarksColumns().eval(), torch.tensor([0, 3])
+    inputs, axes = {"x": torch.randn(2, 5), "columns": columns}, {"x": {0: "rows", 1: "width"}}
+    artifact = FxStrategy()(request_for(model, inputs, DYNAMIC, tmp_path, axes=axes))
+    for x in (inputs["x"], torch.randn(3, 7)):
+        assert largest_error(artifact.path, model, {"x": x, "columns": columns}) < 1e-5
+
+
+class Cells(nn.Module):
+    """Expands to operators that ask for sizes: a cell, a resize, and a number of elements."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.cell = nn.GRUCell(4, 3)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        state = self.cell(x[:, 0])
+        return state, nn.functional.interpolate(x, 6, mode="nearest") * x.numel()
+
+
+def test_what_operators_expand_to_leaves_sizes_open(tmp_path: Path) -> None:
+    model = Cells().eval().requires_grad_(False)
+    inputs, axes = {"x": torch.randn(2, 3, 4)}, {"x": {0: "batch_size"}}
+    artifact = FxStrategy()(request_for(model, inputs, DYNAMIC, tmp_path, axes=axes))
+    for x in (inputs["x"], torch.randn(5, 3, 4)):
+        assert largest_error(artifact.path, model, {"x": x}) < 1e-5
 
 
 def test_mixture_of_experts_gets_its_own_implementation_back(tmp_path: Path) -> None:

@@ -270,6 +270,20 @@ class Climbs(nn.Module):
         return highest, where, torch.cummin(x, 0).values
 
 
+class DividesInPlace(nn.Module):
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        steps = torch.arange(x.shape[1], dtype=torch.float32)
+        steps //= 2
+        steps.mul_(0.5).copy_(2**steps)
+        return x / steps, x.clone().expm1_()
+
+
+def test_what_writes_in_place_is_lowered_as_what_does_not(tmp_path: Path) -> None:
+    axes = {0: "rows", 1: "length"}
+    path = export(DividesInPlace(), {"x": torch.randn(2, 3)}, DYNAMIC, tmp_path, axes).path
+    assert largest_error(path, DividesInPlace(), {"x": torch.randn(4, 7)}) < 1e-6
+
+
 def test_running_extremes(tmp_path: Path) -> None:
     axes = {0: "rows", 1: "length"}
     path = export(Climbs(), {"x": torch.randn(2, 3)}, DYNAMIC, tmp_path, axes).path
