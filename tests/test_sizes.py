@@ -44,6 +44,51 @@ def test_lengths_and_whole_numbers_follow_the_axes(
         assert largest_error(path, model, {"x": torch.randn(rows, width)}) == 0
 
 
+class Limits(nn.Module):
+    """Keeps the highest scores, as many as there are at most, and pads to a least width."""
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        kept = x.topk(min(8, x.shape[1]), dim=1).values
+        padded = nn.functional.pad(x, (0, max(0, 8 - x.shape[1])))
+        widest = x.new_ones(max([len(x), *x.shape]))
+        return {"kept": kept, "padded": padded, "widest": widest, "first": x[:, : min(2, 3)]}
+
+
+@STRATEGIES
+@pytest.mark.parametrize("example", [(3, 7), (3, 9)])
+def test_the_lesser_and_the_greater_are_not_chosen_for_good(
+    strategy: type[HtpStrategy | FxStrategy], example: tuple[int, int], tmp_path: Path
+) -> None:
+    model = Limits().eval()
+    candidate = Candidate(strategy=strategy.name)
+    request = request_for(model, {"x": torch.randn(example)}, candidate, tmp_path, axes=AXES)
+    path = strategy()(request).path
+    for rows, width in ((3, 7), (3, 9), (15, 12)):
+        assert largest_error(path, model, {"x": torch.randn(rows, width)}) == 0
+
+
+class Chunks(nn.Module):
+    """Weighs chunks of eight by one another; the example has one of them."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        chunks = nn.functional.pad(x, (0, -x.shape[1] % 8)).unflatten(1, (-1, 8))
+        weights = torch.einsum("rcw,rdw->rcd", chunks, chunks).softmax(-1)
+        mixed = torch.einsum("rcd,rdw->rcw", weights, chunks)
+        return mixed.reshape(len(x), -1)[:, : x.shape[1]]
+
+
+@STRATEGIES
+def test_a_size_of_one_on_the_example_may_be_another(
+    strategy: type[HtpStrategy | FxStrategy], tmp_path: Path
+) -> None:
+    model = Chunks().eval()
+    candidate = Candidate(strategy=strategy.name)
+    request = request_for(model, {"x": torch.randn(3, 7)}, candidate, tmp_path, axes=AXES)
+    path = strategy()(request).path
+    for rows, width in ((3, 7), (5, 8), (2, 30)):
+        assert largest_error(path, model, {"x": torch.randn(rows, width)}) < 1e-6
+
+
 class Refuses(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x * len(torch.tensor(1.0))
