@@ -71,7 +71,7 @@ class Chunks(nn.Module):
     """Weighs chunks of eight by one another; the example has one of them."""
 
     def forward(self, x: Tensor) -> Tensor:
-        chunks = nn.functional.pad(x, (0, -x.shape[1] % 8)).unflatten(1, (-1, 8))
+        chunks = nn.functional.pad(x, (0, -x.shape[1] % 8)).reshape(len(x), -1, 8)
         weights = torch.einsum("rcw,rdw->rcd", chunks, chunks).softmax(-1)
         mixed = torch.einsum("rcd,rdw->rcw", weights, chunks)
         return mixed.reshape(len(x), -1)[:, : x.shape[1]]
