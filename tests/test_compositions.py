@@ -118,6 +118,12 @@ ELEMENTWISE: dict[str, Case] = {
     "erfc": torch.erfc,
     "entr": lambda x: torch.special.entr(x.relu()),
     "hyperbolic": lambda x: (torch.cosh(x * 30), torch.sinh(x * 1e-3), (x * 30).sinh()),
+    "special": lambda x: (
+        torch.erfinv(x.float().tanh()),
+        torch.lgamma(x * 3),
+        x.abs().lgamma() + torch.digamma(x.double() * 2),
+        torch.special.i0(x * 9),
+    ),
     "signs": lambda x: (
         torch.signbit(x.round() * 0.0),
         x.copysign(-1.0),

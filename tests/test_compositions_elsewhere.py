@@ -16,7 +16,7 @@ from tests.test_compositions import CASES, draw
 
 # Those of one line are drawn alike, and are exported together.
 GROUPS: Mapping[str, Sequence[str]] = {
-    "elementwise": ("trunc", "fmax", "fmin", "hypot", "signs", "in place", "written"),
+    "elementwise": ("trunc", "fmax", "fmin", "hypot", "special", "signs", "in place", "written"),
     "counting": ("histc", "bincount", "kthvalue", "median", "quantile", "cumprod", "cummax"),
     "moving": ("searchsorted", "bucketize", "isin", "take_along_dim", "stable sort"),
     "placing": ("fill_diagonal", "scatter_reduce", "roll", "kron", "triangles", "vander"),

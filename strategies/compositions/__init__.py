@@ -17,6 +17,7 @@ from strategies.compositions import (
     products,
     resizing,
     sizes,
+    special,
     strides,
     tables,
     writing,
@@ -25,6 +26,7 @@ from strategies.compositions import (
 _MODULES = (
     tables,
     elementwise,
+    special,
     counting,
     moving,
     pieces,
