@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 import onnx_ir as ir
 
 from strategies import hierarchy
 from strategies.step_numbers import LoopError
-from strategies.torchscript_loops import DOMAIN, END, INDEX, START
+from strategies.torchscript_loops import DOMAIN, END, INDEX, JOINED, START
 
 
 def fill_in(model: ir.Model) -> None:
@@ -20,7 +20,7 @@ def fill_in(model: ir.Model) -> None:
     """
     marked: dict[int, list[ir.Node]] = defaultdict(list)
     for node in model.graph:
-        if node.domain == DOMAIN and node.op_type in {INDEX, START, END}:
+        if node.domain == DOMAIN and node.op_type in {INDEX, START, END, JOINED}:
             marked[node.attributes["loop"].as_int()].append(node)
     # A loop inside another has the greater number.
     for _, markers in sorted(marked.items(), reverse=True):
@@ -32,35 +32,78 @@ def _fill_in(graph: ir.Graph, markers: Sequence[ir.Node]) -> None:
     starts = {_place(node): node for node in markers if node.op_type == START}
     ends = [node for node in markers if node.op_type == END]
     indices = [node for node in markers if node.op_type == INDEX]
+    joined = [node for node in markers if node.op_type == JOINED]
     places = ends[0].attributes["places"].as_ints() if ends else ()
     for place, node in starts.items():
         if place not in places:
             _bypass(node)
-    if not ends or not indices:
+    if not (ends or joined) or not indices:
         raise LoopError("nothing that a step computes depends on its number, or is read")
     carried = [starts[place] for place in places]
-    body = _body(graph, [*indices, *carried], ends)
+    results = set(ends) | set(joined)
+    first = next(node for node in graph if node in results)
+    body = _body(graph, [*indices, *carried], results)
     graph.remove(body)
-    loop = _loop(indices[0], carried, ends, body)
-    graph.insert_before(ends[0], loop)
+    begun = [_sequence(node) for node in joined]
+    loop = _loop(indices[0], carried, ends, joined, [node.outputs[0] for node in begun], body)
+    graph.insert_before(first, loop)
+    graph.insert_before(loop, begun)
     for node in ends:
         result = loop.outputs[places.index(_place(node))]
-        node.outputs[0].replace_all_uses_with(result, replace_graph_outputs=True)
-    graph.remove([*ends, *indices, *carried], safe=True)
+        _put_in_place(node.outputs[0], result)
+    for node, sequence in zip(joined, loop.outputs[len(places) :], strict=True):
+        graph.insert_before(node, _joining(node, sequence))
+    graph.remove([*ends, *joined, *indices, *carried], safe=True)
+
+
+def _sequence(node: ir.Node) -> ir.Node:
+    """The list to which steps add, as it is before the first."""
+    given = node.inputs[1:]
+    begun = (
+        ir.node("SequenceConstruct", given)
+        if given
+        else ir.node("SequenceEmpty", [], {"dtype": node.attributes["dtype"].as_int()})
+    )
+    begun.name = f"{node.name}_begun"
+    begun.outputs[0].name, begun.outputs[0].type = f"{node.outputs[0].name}.begun", _list_type(node)
+    return begun
+
+
+def _list_type(node: ir.Node) -> ir.SequenceType:
+    return ir.SequenceType(ir.TensorType(ir.DataType(node.attributes["dtype"].as_int())))
+
+
+def _joining(node: ir.Node, sequence: ir.Value) -> ir.Node:
+    """Joins what stands in the list in the end, in place of the marker."""
+    options = {
+        "axis": node.attributes["axis"].as_int(),
+        "new_axis": node.attributes["stacked"].as_int(),
+    }
+    result = ir.node("ConcatFromSequence", [sequence], options, name=node.name)
+    old, new = node.outputs[0], result.outputs[0]
+    new.name, new.type = f"{old.name}.all", _list_type(node).elem_type
+    _put_in_place(old, new)
+    return result
 
 
 def _bypass(node: ir.Node) -> None:
     value = node.inputs[0]
     if value is not None and node.graph is not None:
-        node.outputs[0].replace_all_uses_with(value, replace_graph_outputs=True)
+        _put_in_place(node.outputs[0], value)
         node.graph.remove(node, safe=True)
+
+
+def _put_in_place(old: ir.Value, new: ir.Value) -> None:
+    """Lets all who read one value read the other, which an output needs the type of."""
+    new.type, new.shape = new.type or old.type, new.shape or old.shape
+    old.replace_all_uses_with(new, replace_graph_outputs=True)
 
 
 def _place(node: ir.Node) -> int:
     return node.attributes["place"].as_int()
 
 
-def _body(graph: ir.Graph, starts: Iterable[ir.Node], ends: Sequence[ir.Node]) -> list[ir.Node]:
+def _body(graph: ir.Graph, starts: Iterable[ir.Node], ends: Collection[ir.Node]) -> list[ir.Node]:
     """All that depends on the step's number and on what it is given, in the graph's order."""
     owners = _owners(graph)
     found: set[ir.Node] = set()
@@ -78,7 +121,7 @@ def _body(graph: ir.Graph, starts: Iterable[ir.Node], ends: Sequence[ir.Node]) -
     body: list[ir.Node] = []
     past = False
     for node in graph:
-        past = past or node is ends[0]
+        past = past or node in ends
         if node in found:
             if past:
                 raise LoopError("what one step computes is read after the loop")
@@ -96,24 +139,35 @@ def _owners(graph: ir.Graph) -> dict[ir.Node, ir.Node]:
     return owners
 
 
-def _loop(
-    index: ir.Node, carried: Sequence[ir.Node], ends: Sequence[ir.Node], body: Sequence[ir.Node]
+def _loop(  # noqa: PLR0913, PLR0917 - all that belongs to one loop
+    index: ir.Node,
+    carried: Sequence[ir.Node],
+    ends: Sequence[ir.Node],
+    joined: Sequence[ir.Node],
+    begun: Sequence[ir.Value],
+    body: Sequence[ir.Node],
 ) -> ir.Node:
-    prefix = ends[0].outputs[0].name
+    """The Loop, whose outputs are the last of what is carried, and then the lists."""
+    last = (*ends, *joined)[0]
+    prefix = last.outputs[0].name
     number, goes_on = (
         ir.Value(name=f"{prefix}.{name}", type=ir.TensorType(dtype), shape=ir.Shape([]))
         for name, dtype in (("number", ir.DataType.INT64), ("goes_on", ir.DataType.BOOL))
     )
-    given = [_like(node.inputs[0], f"{prefix}.given_{place}") for place, node in enumerate(carried)]
+    initial = [*(node.inputs[0] for node in carried), *begun]
+    given = [_like(value, f"{prefix}.given_{place}") for place, value in enumerate(initial)]
     for node in body:
         for value in node.outputs:
             value.shape = None
     index.outputs[0].replace_all_uses_with(number)
-    for node, value in zip(carried, given, strict=True):
+    for node, value in zip(carried, given, strict=False):
         node.outputs[0].replace_all_uses_with(value)
     # Copies, for what a step ends with may be what it was given, or from outside of it.
-    results = [goes_on, *ends[0].inputs[: len(carried)]]
+    results = [goes_on, *(ends[0].inputs[: len(carried)] if ends else ())]
     copies = [ir.node("Identity", [result]) for result in results]
+    for node, value in zip(joined, given[len(carried) :], strict=True):
+        copies.append(ir.node("SequenceInsert", [value, node.inputs[0]]))
+        results.append(value)
     for place, (copy, result) in enumerate(zip(copies, results, strict=True)):
         copy.outputs[0].name = f"{prefix}.kept_{place}"
         copy.outputs[0].type = result.type if result is not None else None
@@ -125,13 +179,13 @@ def _loop(
     )
     loop = ir.node(
         "Loop",
-        [index.inputs[0], None, *(node.inputs[0] for node in carried)],
+        [index.inputs[0], None, *initial],
         {"body": step},
-        num_outputs=len(carried),
-        name=ends[0].name,
+        num_outputs=len(initial),
+        name=last.name,
     )
-    for place, (last, value) in enumerate(zip(loop.outputs, given, strict=True)):
-        last.name, last.type = f"{prefix}.last_{place}", value.type
+    for place, (result, value) in enumerate(zip(loop.outputs, given, strict=True)):
+        result.name, result.type = f"{prefix}.last_{place}", value.type
     return loop
 
 

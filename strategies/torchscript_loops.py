@@ -1,4 +1,4 @@
-"""Loops over as many steps as a size says, which a trace would unroll for the example's size.
+"""Loops over sizes or rows of tensors, which a trace would unroll for the example's number.
 
 The first step is recorded, with a tensor for its number, and all others run unseen. Markers
 in the trace say what goes into a step and what comes out of it; in the file, what stands
@@ -8,27 +8,27 @@ between them becomes the body of an ONNX Loop.
 from __future__ import annotations
 
 import ast
-import builtins
+import dis
 import inspect
 import operator
-import sys
 import textwrap
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import CodeType, FrameType
 from typing import Any
 
 import torch
+from onnx_ir.tensor_adapters import from_torch_dtype
 from torch import Tensor, nn
 from torch.onnx import symbolic_helper
 
-from strategies import torchscript
+from strategies import rows, torchscript
 from strategies.step_numbers import LoopError, unread
 
 DOMAIN = "autoexport"
 # The markers' operators in ONNX.
-INDEX, START, END = "LoopIndex", "LoopStart", "LoopEnd"
+INDEX, START, END, JOINED = "LoopIndex", "LoopStart", "LoopEnd", "LoopJoined"
 # Symbolics hold for their opset and all later ones.
 _OLDEST_OPSET = 9
 
@@ -55,6 +55,15 @@ _end = _marker(
 )
 
 
+# What all steps put into a list, joined as torch joins them; a step's own is its first input,
+# and all others stand in the list before the loop.
+_joined = _marker(
+    "loop_joined",
+    "(Tensor[] first, int loop, int axis, int stacked, int dtype, int[] shape) -> Tensor",
+    lambda first, _, __, ___, ____, shape: first[0].new_empty(shape),
+)
+
+
 class Loops:
     """The loops of one trace.
 
@@ -65,85 +74,170 @@ class Loops:
     def __init__(self) -> None:
         self.count = 0
         self._statements: dict[tuple[CodeType, int], _Statement | None] = {}
+        self._gathered: list[_Gathered] = []
 
     @contextmanager
     def kept(self, model: nn.Module) -> Iterator[None]:
-        """Within it the model's loops over sizes are recorded as one step.
+        """Within it the model's loops over sizes and rows are recorded as one step.
 
         Raises:
             LoopError: One of them cannot be.
         """
         exporter: Any = torch.onnx
-        sources = {type(part).__module__ for part in model.modules()} & sys.modules.keys()
-        replacement = self._range()
         with ExitStack() as stack:
             for name, symbolic in _SYMBOLICS.items():
                 exporter.register_custom_op_symbolic(name, symbolic, _OLDEST_OPSET)
                 stack.callback(exporter.unregister_custom_op_symbolic, name, _OLDEST_OPSET)
-            for source in sorted(sources):
-                module = sys.modules[source]
-                if not source.startswith("torch.") and "range" not in vars(module):
-                    vars(module)["range"] = replacement
-                    stack.callback(delattr, module, "range")
+            stack.enter_context(rows.seen(model, self._begin))
             yield
 
-    def _range(self) -> Any:
-        class Kind(type):
-            def __call__(cls, *args: Any) -> Any:
-                if torchscript.is_tracing() and any(isinstance(item, Tensor) for item in args):
-                    frame = sys._getframe(1)  # noqa: SLF001 - the documented way
-                    statement = self._statement(frame)
-                    if statement is not None:
-                        return self._steps(frame, statement, args)
-                return builtins.range(*args)
+    def around(self, replacements: rows.Replacements) -> rows.Replacements:
+        """The same replacements, by which what a kept loop needs is not lost."""
+        joining = {
+            function: self._joining(replacements.get(function, function), stacked=stacked)
+            for function, stacked in _JOINING.items()
+        }
+        return {**rows.around(replacements, self._begin), **joining}
 
-            def __instancecheck__(cls, item: object) -> bool:
-                return isinstance(item, builtins.range)
-
-        return Kind("range", (), {})
+    def _begin(self, found: rows.Rows, frame: FrameType) -> Iterator[Any] | None:
+        statement = self._statement(frame) if torchscript.is_tracing() else None
+        return None if statement is None else self._steps(frame, statement, found)
 
     def _statement(self, frame: FrameType) -> _Statement | None:
+        # Else the elements are unpacked, or handed over.
+        if dis.opname[frame.f_code.co_code[frame.f_lasti]] != "GET_ITER":
+            return None
         key = frame.f_code, frame.f_lineno
         if key not in self._statements:
             self._statements[key] = _find_statement(*key)
         return self._statements[key]
 
-    def _steps(self, frame: FrameType, statement: _Statement, args: Any) -> Iterator[Any]:
-        first, stop, step = (0, *args, 1) if len(args) == 1 else (*args, 1)[:3]
-        numbers = builtins.range(*map(operator.index, args))
-        if type(step) is not int or step < 1 or len(numbers) == 0:
-            yield from numbers
+    def _steps(self, frame: FrameType, statement: _Statement, found: rows.Rows) -> Iterator[Any]:
+        with torchscript.paused():
+            everything = found.all()
+        if len(everything) == 0:
             return
-        count = torch.clamp(torch.as_tensor((stop - first + (step - 1)) // step), min=0)
         loop, self.count = self.count, self.count + 1
+        number = unread(_index(found.count(), loop))
         before = _tensors(frame, statement)
         places = {name: place for place, name in enumerate(before)}
         starts = {name: _start(tensor, loop, places[name]) for name, tensor in before.items()}
         versions = {name: tensor._version for name, tensor in before.items()}  # noqa: SLF001 - documented
         plain = _plain_numbers(frame, statement)
+        lengths = {name: _length(frame.f_locals.get(name)) for name in statement.grown}
+        row = found.row(number)
         for name, tensor in before.items():
             torchscript.give_value(tensor, starts[name])
-        yield unread(_index(count, loop) * step + first)
+        yield row
         after = {name: frame.f_locals[name] for name in before if name in frame.f_locals}
         _check(plain, _plain_numbers(frame, statement), before, after)
+        if any(len(frame.f_locals[name]) != length + 1 for name, length in lengths.items()):
+            raise LoopError("a step adds to a list what is not one tensor")
         changed = [
             name
             for name, tensor in after.items()
             if tensor is not before[name] or tensor._version != versions[name]  # noqa: SLF001 - as above
         ]
-        found = [after[name] for name in changed], [starts[name] for name in changed]
+        ends_of = [after[name] for name in changed], [starts[name] for name in changed]
         numbers_of = [places[name] for name in changed]
-        ends = {name: _end(*found, loop, numbers_of, places[name]) for name in changed}
+        ends = {name: _end(*ends_of, loop, numbers_of, places[name]) for name in changed}
         # Whoever reads one of those afterwards shall be found out.
         own = {name: item for name, item in frame.f_locals.items() if isinstance(item, Tensor)}
+        pieces = {name: _alias(frame.f_locals[name][-1]) for name in lengths}
         # If the body fails, nobody comes back to resume.
         state = torchscript.pause()
-        yield from numbers[1:]
+        yield from everything[1:]
         last = dict(frame.f_locals)
         torchscript.resume(state)
+        for name, length in lengths.items():
+            self._gather(last[name][length:], pieces[name], loop, steps=len(everything))
         for name, value in {**own, **ends}.items():
             if last.get(name) is not value and isinstance(last.get(name), Tensor):
                 torchscript.give_value(last[name], value)
+
+    def _gather(self, items: list[Any], piece: Tensor, loop: int, *, steps: int) -> None:
+        if len(items) != steps or not all(isinstance(item, Tensor) for item in items):
+            raise LoopError("a step adds to a list what is not one tensor")
+        for item in items[1:]:
+            # As above.
+            torchscript.give_value(item, piece)
+        self._gathered.append(_Gathered(items=items, piece=piece, loop=loop))
+
+    def _joining(self, function: Callable[..., Tensor], *, stacked: bool) -> Callable[..., Tensor]:
+        def join(tensors: Any, dim: int = 0, **options: Any) -> Tensor:
+            items = list(tensors)
+            for gathered in self._gathered:
+                first = gathered.place_in(items)
+                if first is not None and torchscript.is_tracing():
+                    past = first + len(gathered.items)
+                    whole = _join(items[:past], first, gathered, dim, stacked=stacked)
+                    rest = [item.unsqueeze(dim) if stacked else item for item in items[past:]]
+                    return torch.cat([whole, *rest], dim) if rest else whole
+            return function(tensors, dim, **options)
+
+        return join
+
+
+def _length(item: object) -> int:
+    if type(item) is not list:
+        raise LoopError("a step appends to what is no list")
+    return len(item)
+
+
+# Functions that join tensors, and whether along a new axis.
+_JOINING: Mapping[Any, bool] = {
+    torch.cat: False,
+    torch.concat: False,
+    torch.concatenate: False,
+    torch.stack: True,
+}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Gathered:
+    """What the steps of a loop added to a list.
+
+    Attributes:
+        items: One of each step.
+        piece: The recorded step's.
+        loop: The loop's number.
+    """
+
+    items: list[Tensor]
+    piece: Tensor
+    loop: int
+
+    def place_in(self, items: list[Any]) -> int | None:
+        """Where in a list they stand one after another."""
+        places = [place for place, item in enumerate(items) if item is self.items[0]]
+        for place in places:
+            part = items[place : place + len(self.items)]
+            if len(part) == len(self.items) and all(map(operator.is_, part, self.items)):
+                return place
+        return None
+
+
+def _join(
+    items: list[Tensor], first: int, gathered: _Gathered, axis: int, *, stacked: bool
+) -> Tensor:
+    """All of them in one, the first few of which no step made."""
+    with torchscript.paused():
+        result = (torch.stack(items, axis) if stacked else torch.cat(items, axis)).detach()
+        dtype, shape = from_torch_dtype(result.dtype).value, list(result.shape)
+    inputs = [gathered.piece, *items[:first]]
+    joined = _joined(inputs, gathered.loop, axis % len(shape), int(stacked), dtype, shape)
+    torchscript.give_value(result, joined)
+    return result
+
+
+def _alias(item: object) -> Tensor:
+    """Another tensor for the trace's value, which a later one will not replace."""
+    if not isinstance(item, Tensor):
+        raise LoopError("a step adds to a list what is no tensor")
+    with torchscript.paused():
+        result = item.detach()
+    torchscript.give_value(result, item)
+    return result
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -153,14 +247,16 @@ class _Statement:
     Attributes:
         bound: The names that its body binds and may read before that.
         fresh: Those that every step binds before it reads them.
+        grown: Those of lists to which it appends.
     """
 
     bound: frozenset[str]
     fresh: frozenset[str]
+    grown: frozenset[str]
 
 
 def _find_statement(code: CodeType, line: int) -> _Statement | None:
-    """The loop that asks for its range in a line, if its steps follow one another to the end."""
+    """The loop that begins in a line, if its steps follow one another to the end."""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(code)))
     except (OSError, SyntaxError, TypeError):
@@ -169,20 +265,22 @@ def _find_statement(code: CodeType, line: int) -> _Statement | None:
         node
         for node in ast.walk(tree)
         if isinstance(node, ast.For)
-        and isinstance(node.iter, ast.Call)
-        and isinstance(node.iter.func, ast.Name)
-        and node.iter.func.id == "range"
-        and node.iter.lineno + code.co_firstlineno - 1 == line
+        and node.lineno <= line - code.co_firstlineno + 1 <= (node.iter.end_lineno or 0)
     ]
-    if len(found) != 1 or not isinstance(found[0].target, ast.Name) or found[0].orelse:
+    if len(found) != 1 or found[0].orelse or _has(found[0].iter, _COMPREHENSIONS):
+        return None
+    targets = list(ast.walk(found[0].target))
+    if not all(isinstance(node, ast.Name | ast.Tuple | ast.List | ast.Store) for node in targets):
         return None
     inside = [node for statement in found[0].body for node in ast.walk(statement)]
     leaves = ast.Break | ast.Continue | ast.Return | ast.Yield | ast.YieldFrom | ast.Await
     if any(isinstance(node, leaves) for node in inside):
         return None
-    if any(isinstance(node, ast.Attribute) and node.attr in _GROWING for node in inside):
+    grown = _grown(inside)
+    if grown is None:
         return None
-    stored, loaded = {found[0].target.id}, set[str]()
+    stored = {node.id for node in targets if isinstance(node, ast.Name)}
+    loaded = set[str]()
     for statement in found[0].body:
         names = [node for node in ast.walk(statement) if isinstance(node, ast.Name)]
         loads = {node.id for node in names if isinstance(node.ctx, ast.Load)}
@@ -197,11 +295,26 @@ def _find_statement(code: CodeType, line: int) -> _Statement | None:
         if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)
     }
     fresh = frozenset(stored - loaded)
-    return _Statement(bound=frozenset(bound) - fresh, fresh=fresh)
+    return _Statement(bound=frozenset(bound) - fresh, fresh=fresh, grown=grown)
 
 
-# Methods of lists, which have an element for each step afterwards.
-_GROWING = {"append", "extend", "insert"}
+_COMPREHENSIONS = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
+# Methods of lists, which have other elements with each step.
+_GROWING = {"append", "extend", "insert", "pop"}
+
+
+def _has(tree: ast.AST, kinds: Any) -> bool:
+    return any(isinstance(node, kinds) for node in ast.walk(tree))
+
+
+def _grown(nodes: Sequence[ast.AST]) -> frozenset[str] | None:
+    """The lists that are appended to; None if that is not all that happens to lists."""
+    methods = [node for node in nodes if isinstance(node, ast.Attribute) and node.attr in _GROWING]
+    if any(node.attr != "append" or not isinstance(node.value, ast.Name) for node in methods):
+        return None
+    names = [node.value.id for node in methods if isinstance(node.value, ast.Name)]
+    read = [node.id for node in nodes if isinstance(node, ast.Name) and node.id in names]
+    return frozenset(names) if len(read) == len(names) else None
 
 
 def _tensors(frame: FrameType, statement: _Statement) -> dict[str, Tensor]:
@@ -257,8 +370,26 @@ def _symbolic_end(  # noqa: PLR0913, PLR0917 - the operator's arguments
     return result.setType(found[places.index(place)].type())
 
 
+def _symbolic_joined(  # noqa: PLR0913, PLR0917 - the operator's arguments
+    g: Any,
+    first: Any,
+    loop: int,
+    axis: int,
+    stacked: int,
+    dtype: int,
+    shape: list[int],
+) -> Any:
+    given = symbolic_helper._unpack_list(first)  # noqa: SLF001 - as above
+    options = {"loop_i": loop, "axis_i": axis, "stacked_i": stacked, "dtype_i": dtype}
+    result = g.op(f"{DOMAIN}::{JOINED}", *given, **options)
+    return result.setType(given[0].type().with_sizes([None] * len(shape)))
+
+
 _SYMBOLICS = {
     f"{DOMAIN}::loop_index": symbolic_helper.parse_args("v", "i")(_symbolic_index),
     f"{DOMAIN}::loop_start": symbolic_helper.parse_args("v", "i", "i")(_symbolic_start),
     f"{DOMAIN}::loop_end": symbolic_helper.parse_args("v", "v", "i", "is", "i")(_symbolic_end),
+    f"{DOMAIN}::loop_joined": symbolic_helper.parse_args("v", "i", "i", "i", "i", "is")(
+        _symbolic_joined
+    ),
 }

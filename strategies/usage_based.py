@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import logging
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import TYPE_CHECKING, Any, ClassVar
 
@@ -89,7 +89,9 @@ def _traced(
     from strategies import loop_bodies, torchscript_scans  # noqa: PLC0415 - they import what was just made sure of
 
     void = request.candidate.weights == VOID
-    replacements = guarded(COMPOSITIONS) if void else COMPOSITIONS
+    replacements: Mapping[Any, Callable[..., Any]] = guarded(COMPOSITIONS) if void else COMPOSITIONS
+    if loops:
+        replacements = loops.around(replacements)
     around = _without_values if void else nullcontext
     call = _TracedCall(body, request, around).eval()
     with (

@@ -1,4 +1,4 @@
-"""Loops over sizes, which usage_based keeps as ONNX Loops, or unrolls where it cannot."""
+"""Loops over sizes and rows, which usage_based keeps as ONNX Loops, or unrolls where it cannot."""
 
 from __future__ import annotations
 
@@ -105,8 +105,38 @@ def operators(path: Path) -> Counter[str]:
     return Counter(node.op_type for node in hierarchy.all_nodes(ir.load(path).graph))
 
 
+class Gathering(nn.Module):
+    """Joins what the steps put into two lists, one of which began with something else."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        rows, more = [], [x[:, 0]]
+        for i in range(x.shape[1]):
+            rows.append(x[:, i] * 2)
+            more.append(x[:, i] + 1)
+        last = x.sum(1)
+        return torch.stack(rows, 1), torch.cat([*more, last], -2), torch.cat(more)
+
+
+class Recurrent(nn.Module):
+    """Goes over a tensor's rows, keeps a state, and has a list of all of them."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.step = nn.GRUCell(WIDTH, WIDTH)
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        state = torch.zeros(x.shape[1], WIDTH)
+        states = []
+        for number, (row, before) in enumerate(zip(x, x.flip(0), strict=True)):
+            state = self.step(row - before * number, state)
+            states.append(state)
+        return torch.stack(states), state
+
+
 @pytest.mark.parametrize("length", [1, 3])
-@pytest.mark.parametrize("kind", [Remembering, CallingModules, Nested, ByChunks])
+@pytest.mark.parametrize(
+    "kind", [Gathering, Recurrent, Remembering, CallingModules, Nested, ByChunks]
+)
 def test_other_numbers_of_steps(kind: type[nn.Module], length: int, tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = kind().eval()
@@ -178,17 +208,64 @@ class Leaking(nn.Module):
         return total * last
 
 
-class Gathering(nn.Module):
-    """Leaves a list with an element for each step."""
+class Filling(nn.Module):
+    """Leaves a list with two elements for each step."""
 
     def forward(self, x: Tensor) -> Tensor:
         rows = []
         for i in range(x.shape[1]):
-            rows.append(x[:, i] * 2)  # noqa: PERF401 - as models write it
-        return torch.stack(rows, 1) + torch.stack([x[:, j] for j in range(x.shape[1])], 1)
+            rows.append(x[:, i] * 2)
+            rows.append(x[:, i] * 3)
+        return torch.stack(rows, 1)
 
 
-@pytest.mark.parametrize("kind", [Counting, Choosing, Weighing, Leaking, Gathering])
+class Picking(nn.Module):
+    """Reads one element of a list that has one for each step."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = []
+        for row in x:
+            rows.append(row * 2)  # noqa: PERF401 - as models write it
+        last: Tensor = rows[-1]
+        return last
+
+
+@pytest.mark.parametrize("kind", [Counting, Choosing, Weighing, Leaking, Filling, Picking])
 def test_what_cannot_be_kept_is_unrolled(kind: type[nn.Module], tmp_path: Path) -> None:
     torch.manual_seed(0)
     assert "Loop" not in operators(export(kind().eval(), tmp_path, 3))
+
+
+class Cutting(nn.Module):
+    """Images of any number and sizes in one tensor, each by itself, as vision models do it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(WIDTH, 4, 3, padding=1)
+
+    def forward(self, x: Tensor, grid: Tensor) -> tuple[Tensor, Tensor]:
+        pieces = torch.split(x, grid.prod(-1).tolist(), dim=0)
+        images, sizes = [], []
+        for piece, (height, width) in zip(pieces, grid, strict=True):
+            image = self.conv(piece.view(1, height, width, WIDTH).permute(0, 3, 1, 2))
+            images.append(image.flatten(2)[0].transpose(0, 1))
+        for height, width in grid.tolist():
+            sizes.append(torch.arange(height).repeat_interleave(width) * width)
+        return torch.cat(images), torch.cat(sizes, dim=0)
+
+
+def images(*grid: tuple[int, int]) -> dict[str, Tensor]:
+    sizes = torch.tensor(grid)
+    return {"x": torch.randn(int(sizes.prod(1).sum()), WIDTH), "grid": sizes}
+
+
+def test_other_numbers_of_images(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Cutting().eval()
+    axes = {"x": {0: "total"}, "grid": {0: "images"}}
+    candidate = Candidate(strategy="usage_based", dynamic=True)
+    request = request_for(model, images((2, 3), (4, 2)), candidate, tmp_path, axes=axes)
+    path = UsageBasedStrategy()(request).path
+    assert operators(path)["Loop"] == 2
+    for grid in (((2, 3), (4, 2)), ((5, 1),), ((1, 2), (3, 3), (2, 4))):
+        assert largest_error(path, model, images(*grid)) < 1e-5
