@@ -89,7 +89,9 @@ def _noting_rows(rows: list[int | None]) -> tuple[Callable[..., None], Callable[
             value for name, value in bound.items() if name != _GRID and isinstance(value, Tensor)
         )
         patches = next(tensors, None)
-        rows.append(None if patches is None else patches.shape[0])
+        # Some towers get all patches as one batch.
+        sizes = () if patches is None else patches.shape
+        rows.append(next((size for size in sizes if not _is_one(size)), None))
 
     def leave(*_: object) -> None:
         rows.pop()
@@ -97,23 +99,27 @@ def _noting_rows(rows: list[int | None]) -> tuple[Callable[..., None], Callable[
     return enter, leave
 
 
+def _is_one(size: Any) -> bool:
+    """Whether a size is one whatever the inputs; those that may vary never are in an example."""
+    return not isinstance(size, torch.SymInt) and int(size) == 1
+
+
 def _replace_helpers(rows: list[int | None], stack: ExitStack) -> None:
     """Replaces transformers' functions on grids wherever a module of Python names them."""
-    helpers = sys.modules[_HELPERS]
-    replacements = {
-        getattr(helpers, name): _answering(name, getattr(helpers, name), function, rows)
-        for name, function in _FUNCTIONS.items()
-        if hasattr(helpers, name)
-    }
-    if longest := getattr(helpers, "get_max_seqlen", None):
-        replacements[longest] = _no_longest
-    for name, module in list(sys.modules.items()):
-        if not name.startswith("transformers."):
-            continue
-        for function in (*_FUNCTIONS, "get_max_seqlen"):
-            replacement = replacements.get(vars(module).get(function))
-            if replacement is not None:
-                stack.enter_context(attribute(module, function, replacement))
+    replacements: dict[Any, Callable[..., Any]] = {}
+    for module in [
+        sys.modules[name] for name in list(sys.modules) if name.startswith("transformers.")
+    ]:
+        for name, function in _FUNCTIONS.items():
+            original = vars(module).get(name)
+            if original is None or original.__module__ not in {_HELPERS, module.__name__}:
+                continue
+            replacement = replacements.setdefault(
+                original, _answering(name, original, function, rows)
+            )
+            stack.enter_context(attribute(module, name, replacement))
+        if "get_max_seqlen" in vars(module):
+            stack.enter_context(attribute(module, "get_max_seqlen", _no_longest))
 
 
 def _answering(
@@ -188,7 +194,9 @@ class _Patches:
         self.image = (order[:, None] >= ends[None, :]).sum(1)
         self.heights, self.widths = heights[self.image], widths[self.image]
         block = merge[self.image] if isinstance(merge, Tensor) else merge
-        within = order - (ends - counts)[self.image]
+        self.start = (ends - counts)[self.image]
+        within = order - self.start
+        self.frames = frames[self.image]
         self.frame = _quotient(within, self.heights * self.widths)
         rest = within - self.frame * self.heights * self.widths
         self.first_of_frame = rest == 0
@@ -199,6 +207,10 @@ class _Patches:
         index, inner = _quotient(rest, area), rest % area
         self.row = _quotient(index, blocks) * block + _quotient(inner, block)
         self.column = index % blocks * block + inner % block
+
+    def in_rows(self) -> Tensor:
+        """Where each stands if those of a frame come row by row."""
+        return self.start + (self.frame * self.heights + self.row) * self.widths + self.column
 
 
 def _quotient(left: Tensor, right: int | Tensor) -> Tensor:
@@ -278,11 +290,40 @@ def interpolation(  # noqa: PLR0913 - the function's arguments
     return indices.reshape(-1, count), weights.reshape(-1, count)
 
 
+def blocks(grid_thw: Tensor, rows: int, merge_size: int) -> Tensor:
+    """The order in which patches that come row by row come block by block."""
+    return _Patches(grid_thw, rows, merge_size).in_rows()
+
+
+def frames(grid_thw: Tensor, rows: int) -> Tensor:
+    """The frame of each patch, counted from 1 where an image has more than one."""
+    patches = _Patches(grid_thw, rows)
+    return patches.frame + (patches.frames > 1).long()
+
+
+def blocks_of_all_frames(
+    grid_thw: Tensor, rows: int, kernel_height: int, kernel_width: int
+) -> Tensor:
+    """For each block the patches of all frames, of which every image has as many."""
+    patches, area = _Patches(grid_thw, rows), kernel_height * kernel_width
+    within = torch.arange(rows, device=grid_thw.device) - patches.start
+    inner, rest = within % area, _quotient(within, area)
+    block, across = _quotient(rest, patches.frames), _quotient(patches.widths, kernel_width)
+    patches.frame = rest % patches.frames
+    patches.row = _quotient(block, across) * kernel_height + _quotient(inner, kernel_width)
+    patches.column = block % across * kernel_width + inner % kernel_width
+    return patches.in_rows().reshape(-1, grid_thw[0, 0].item(), area)  # type: ignore[arg-type]  # an int
+
+
+# Of `transformers.vision_utils`; the last three stand in models' own modules.
 _FUNCTIONS: Mapping[str, Callable[..., Any]] = {
     "get_vision_cu_seqlens": cumulative_lengths,
     "get_vision_position_ids": positions,
     "get_vision_window_index": windows,
     "get_vision_interpolation_indices_and_weights": interpolation,
+    "get_vision_pixel_shuffle_index": blocks,
+    "get_vision_frame_index": frames,
+    "get_vision_temporal_merge_index": blocks_of_all_frames,
 }
 # What callers may hand over instead.
 _PRECOMPUTED: Mapping[str, tuple[str, ...]] = {
@@ -290,4 +331,7 @@ _PRECOMPUTED: Mapping[str, tuple[str, ...]] = {
     "get_vision_position_ids": ("position_ids",),
     "get_vision_window_index": ("window_index", "cu_window_seqlens"),
     "get_vision_interpolation_indices_and_weights": ("interp_indices", "interp_weights"),
+    "get_vision_pixel_shuffle_index": ("pixel_shuffle_index",),
+    "get_vision_frame_index": ("frame_index",),
+    "get_vision_temporal_merge_index": ("temporal_merge_index",),
 }

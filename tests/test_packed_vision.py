@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import vision_utils
+from transformers.models.kimi_k25 import modeling_kimi_k25
+from transformers.models.muse_spark import modeling_muse_spark
 from transformers.models.qwen2_5_vl import modeling_qwen2_5_vl as qwen
 from transformers.models.qwen2_5_vl.configuration_qwen2_5_vl import Qwen2_5_VLVisionConfig
 
@@ -64,6 +66,26 @@ def test_interpolation(mode: str, merge: int) -> None:
     assert torch.allclose(found[1], expected[1])
 
 
+def test_blocks() -> None:
+    expected = modeling_muse_spark.get_vision_pixel_shuffle_index(GRID, 2)
+    assert torch.equal(packed_vision.blocks(GRID, PATCHES, 2), expected)
+
+
+def test_frames() -> None:
+    expected = modeling_kimi_k25.get_vision_frame_index(GRID)
+    assert torch.equal(packed_vision.frames(GRID, PATCHES), expected)
+
+
+@pytest.mark.parametrize("count", [1, 3])
+@pytest.mark.parametrize("kernel", [(2, 2), (1, 2)])
+def test_blocks_of_all_frames(kernel: tuple[int, int], count: int) -> None:
+    grid = GRID.clone()
+    grid[:, 0] = count
+    expected = modeling_kimi_k25.get_vision_temporal_merge_index(grid, *kernel)
+    found = packed_vision.blocks_of_all_frames(grid, int(grid.prod(1).sum()), *kernel)
+    assert torch.equal(found, expected)
+
+
 def tower() -> Any:
     """A vision tower with windows and images of any size."""
     config = Qwen2_5_VLVisionConfig(
@@ -103,3 +125,39 @@ def test_a_tower_at_other_counts_and_sizes(strategy: str, tmp_path: Path) -> Non
         assert largest_error(path, model, packed(grid)) < 1e-5
     assert vars(model.config) == config
     assert vars(qwen)["get_vision_position_ids"] is vision_utils.get_vision_position_ids
+
+
+class Positions(nn.Module):
+    """Adds positions to patches that come as one batch."""
+
+    def forward(self, patches: Tensor, grid_thw: Tensor) -> Tensor:
+        found = vision_utils.get_vision_position_ids(grid_thw, 2)
+        return patches[0] + found.sum(-1, keepdim=True)
+
+
+class OneBatch(nn.Module):
+    """Gives a tower all patches as one batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.tower = Positions()
+
+    def forward(self, patches: Tensor, grid: Tensor) -> Tensor:
+        found: Tensor = self.tower(patches.unsqueeze(0), grid_thw=grid)
+        return found
+
+
+@pytest.mark.parametrize("strategy", ["usage_based", "htp"])
+def test_patches_in_one_batch(strategy: str, tmp_path: Path) -> None:
+    model = OneBatch().eval()
+    axes = {"patches": {0: "total_patches"}, "grid": {0: "num_images"}}
+
+    def case(*grid: list[int]) -> dict[str, Tensor]:
+        sizes = torch.tensor(grid)
+        return {"patches": torch.randn(int(sizes.prod(1).sum()), 3), "grid": sizes}
+
+    candidate = Candidate(strategy=strategy)
+    request = request_for(model, case([1, 4, 2], [2, 2, 6]), candidate, tmp_path, axes=axes)
+    path = registry.resolve(strategy)(request).path
+    for grid in ([[1, 4, 2], [2, 2, 6]], [[1, 6, 2]], [[1, 2, 2], [3, 2, 4], [1, 4, 8]]):
+        assert largest_error(path, model, case(*grid)) < 1e-6
