@@ -33,7 +33,7 @@ def _fill_in(graph: ir.Graph, markers: Sequence[ir.Node]) -> None:
     ends = [node for node in markers if node.op_type == END]
     indices = [node for node in markers if node.op_type == INDEX]
     joined = [node for node in markers if node.op_type == JOINED]
-    places = ends[0].attributes["places"].as_ints() if ends else ()
+    places = next((node.attributes["places"].as_ints() for node in (*ends, *joined)), ())
     for place, node in starts.items():
         if place not in places:
             _bypass(node)
@@ -58,7 +58,7 @@ def _fill_in(graph: ir.Graph, markers: Sequence[ir.Node]) -> None:
 
 def _sequence(node: ir.Node) -> ir.Node:
     """The list to which steps add, as it is before the first."""
-    given = node.inputs[1:]
+    given = node.inputs[1 + 2 * len(node.attributes["places"].as_ints()) :]
     begun = (
         ir.node("SequenceConstruct", given)
         if given
@@ -163,7 +163,8 @@ def _loop(  # noqa: PLR0913, PLR0917 - all that belongs to one loop
     for node, value in zip(carried, given, strict=False):
         node.outputs[0].replace_all_uses_with(value)
     # Copies, for what a step ends with may be what it was given, or from outside of it.
-    results = [goes_on, *(ends[0].inputs[: len(carried)] if ends else ())]
+    kept = ends[0].inputs if ends else joined[0].inputs[1:]
+    results = [goes_on, *kept[: len(carried)]]
     copies = [ir.node("Identity", [result]) for result in results]
     for node, value in zip(joined, given[len(carried) :], strict=True):
         copies.append(ir.node("SequenceInsert", [value, node.inputs[0]]))

@@ -7,16 +7,14 @@ between them becomes the body of an ONNX Loop.
 
 from __future__ import annotations
 
-import ast
 import dis
-import inspect
+import itertools
 import operator
-import textwrap
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from types import CodeType, FrameType
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from onnx_ir.tensor_adapters import from_torch_dtype
@@ -24,6 +22,7 @@ from torch import Tensor, nn
 from torch.onnx import symbolic_helper
 
 from strategies import rows, torchscript
+from strategies.loop_statements import Statement, find_statement
 from strategies.step_numbers import LoopError, unread
 
 DOMAIN = "autoexport"
@@ -55,12 +54,13 @@ _end = _marker(
 )
 
 
-# What all steps put into a list, joined as torch joins them; a step's own is its first input,
-# and all others stand in the list before the loop.
+# What all steps put into a list, joined as torch joins them, behind what stood in it before.
+# It too has all that a step ends with and was given.
 _joined = _marker(
     "loop_joined",
-    "(Tensor[] first, int loop, int axis, int stacked, int dtype, int[] shape) -> Tensor",
-    lambda first, _, __, ___, ____, shape: first[0].new_empty(shape),
+    "(Tensor piece, Tensor[] ends, Tensor[] starts, Tensor[] before, int loop, int[] places,"
+    " int axis, int stacked, int dtype, int[] shape) -> Tensor",
+    lambda piece, *rest: piece.new_empty(rest[-1]),
 )
 
 
@@ -73,7 +73,7 @@ class Loops:
 
     def __init__(self) -> None:
         self.count = 0
-        self._statements: dict[tuple[CodeType, int], _Statement | None] = {}
+        self._statements: dict[tuple[CodeType, int], Statement | None] = {}
         self._gathered: list[_Gathered] = []
 
     @contextmanager
@@ -103,22 +103,26 @@ class Loops:
         statement = self._statement(frame) if torchscript.is_tracing() else None
         return None if statement is None else self._steps(frame, statement, found)
 
-    def _statement(self, frame: FrameType) -> _Statement | None:
+    def _statement(self, frame: FrameType) -> Statement | None:
         # Else the elements are unpacked, or handed over.
         if dis.opname[frame.f_code.co_code[frame.f_lasti]] != "GET_ITER":
             return None
         key = frame.f_code, frame.f_lineno
         if key not in self._statements:
-            self._statements[key] = _find_statement(*key)
+            self._statements[key] = find_statement(*key)
         return self._statements[key]
 
-    def _steps(self, frame: FrameType, statement: _Statement, found: rows.Rows) -> Iterator[Any]:
+    def _steps(self, frame: FrameType, statement: Statement, found: rows.Rows) -> Iterator[Any]:
         with torchscript.paused():
             everything = found.all()
         if len(everything) == 0:
             return
+        apart = int(len(everything) > 1 and _begins_otherwise(frame, statement))
+        if apart:
+            yield found.row(torch.tensor(0))
+            everything = everything[1:]
         loop, self.count = self.count, self.count + 1
-        number = unread(_index(found.count(), loop))
+        number = unread(_index(found.count() - apart, loop)) + apart
         before = _tensors(frame, statement)
         places = {name: place for place, name in enumerate(before)}
         starts = {name: _start(tensor, loop, places[name]) for name, tensor in before.items()}
@@ -138,9 +142,13 @@ class Loops:
             for name, tensor in after.items()
             if tensor is not before[name] or tensor._version != versions[name]  # noqa: SLF001 - as above
         ]
-        ends_of = [after[name] for name in changed], [starts[name] for name in changed]
-        numbers_of = [places[name] for name in changed]
-        ends = {name: _end(*ends_of, loop, numbers_of, places[name]) for name in changed}
+        marks = _Marks(
+            ends=[_alias(after[name]) for name in changed],
+            starts=[starts[name] for name in changed],
+            loop=loop,
+            places=[places[name] for name in changed],
+        )
+        ends = {name: _end(*marks, places[name]) for name in changed}
         # Whoever reads one of those afterwards shall be found out.
         own = {name: item for name, item in frame.f_locals.items() if isinstance(item, Tensor)}
         pieces = {name: _alias(frame.f_locals[name][-1]) for name in lengths}
@@ -150,18 +158,18 @@ class Loops:
         last = dict(frame.f_locals)
         torchscript.resume(state)
         for name, length in lengths.items():
-            self._gather(last[name][length:], pieces[name], loop, steps=len(everything))
+            self._gather(last[name][length:], pieces[name], marks, steps=len(everything))
         for name, value in {**own, **ends}.items():
             if last.get(name) is not value and isinstance(last.get(name), Tensor):
                 torchscript.give_value(last[name], value)
 
-    def _gather(self, items: list[Any], piece: Tensor, loop: int, *, steps: int) -> None:
+    def _gather(self, items: list[Any], piece: Tensor, marks: _Marks, *, steps: int) -> None:
         if len(items) != steps or not all(isinstance(item, Tensor) for item in items):
             raise LoopError("a step adds to a list what is not one tensor")
         for item in items[1:]:
             # As above.
             torchscript.give_value(item, piece)
-        self._gathered.append(_Gathered(items=items, piece=piece, loop=loop))
+        self._gathered.append(_Gathered(items=items, piece=piece, marks=marks))
 
     def _joining(self, function: Callable[..., Tensor], *, stacked: bool) -> Callable[..., Tensor]:
         def join(tensors: Any, dim: int = 0, **options: Any) -> Tensor:
@@ -176,6 +184,11 @@ class Loops:
             return function(tensors, dim, **options)
 
         return join
+
+
+def _begins_otherwise(frame: FrameType, statement: Statement) -> bool:
+    """Whether the first step finds nothing where later ones find what the one before left."""
+    return any(frame.f_locals.get(name, ...) is None for name in statement.bound)
 
 
 def _length(item: object) -> int:
@@ -193,6 +206,15 @@ _JOINING: Mapping[Any, bool] = {
 }
 
 
+class _Marks(NamedTuple):
+    """What a step ended with in place of what it was given, in the order of its markers."""
+
+    ends: list[Tensor]
+    starts: list[Tensor]
+    loop: int
+    places: list[int]
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Gathered:
     """What the steps of a loop added to a list.
@@ -200,12 +222,12 @@ class _Gathered:
     Attributes:
         items: One of each step.
         piece: The recorded step's.
-        loop: The loop's number.
+        marks: What the step ended with besides.
     """
 
     items: list[Tensor]
     piece: Tensor
-    loop: int
+    marks: _Marks
 
     def place_in(self, items: list[Any]) -> int | None:
         """Where in a list they stand one after another."""
@@ -224,8 +246,9 @@ def _join(
     with torchscript.paused():
         result = (torch.stack(items, axis) if stacked else torch.cat(items, axis)).detach()
         dtype, shape = from_torch_dtype(result.dtype).value, list(result.shape)
-    inputs = [gathered.piece, *items[:first]]
-    joined = _joined(inputs, gathered.loop, axis % len(shape), int(stacked), dtype, shape)
+    ends, starts, loop, places = gathered.marks
+    kind = loop, places, axis % len(shape), int(stacked), dtype, shape
+    joined = _joined(gathered.piece, ends, starts, items[:first], *kind)
     torchscript.give_value(result, joined)
     return result
 
@@ -240,84 +263,7 @@ def _alias(item: object) -> Tensor:
     return result
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Statement:
-    """A loop in the source.
-
-    Attributes:
-        bound: The names that its body binds and may read before that.
-        fresh: Those that every step binds before it reads them.
-        grown: Those of lists to which it appends.
-    """
-
-    bound: frozenset[str]
-    fresh: frozenset[str]
-    grown: frozenset[str]
-
-
-def _find_statement(code: CodeType, line: int) -> _Statement | None:
-    """The loop that begins in a line, if its steps follow one another to the end."""
-    try:
-        tree = ast.parse(textwrap.dedent(inspect.getsource(code)))
-    except (OSError, SyntaxError, TypeError):
-        return None
-    found = [
-        node
-        for node in ast.walk(tree)
-        if isinstance(node, ast.For)
-        and node.lineno <= line - code.co_firstlineno + 1 <= (node.iter.end_lineno or 0)
-    ]
-    if len(found) != 1 or found[0].orelse or _has(found[0].iter, _COMPREHENSIONS):
-        return None
-    targets = list(ast.walk(found[0].target))
-    if not all(isinstance(node, ast.Name | ast.Tuple | ast.List | ast.Store) for node in targets):
-        return None
-    inside = [node for statement in found[0].body for node in ast.walk(statement)]
-    leaves = ast.Break | ast.Continue | ast.Return | ast.Yield | ast.YieldFrom | ast.Await
-    if any(isinstance(node, leaves) for node in inside):
-        return None
-    grown = _grown(inside)
-    if grown is None:
-        return None
-    stored = {node.id for node in targets if isinstance(node, ast.Name)}
-    loaded = set[str]()
-    for statement in found[0].body:
-        names = [node for node in ast.walk(statement) if isinstance(node, ast.Name)]
-        loads = {node.id for node in names if isinstance(node.ctx, ast.Load)}
-        if isinstance(statement, ast.AugAssign) and isinstance(statement.target, ast.Name):
-            loads.add(statement.target.id)
-        loaded |= loads - stored
-        if isinstance(statement, ast.Assign | ast.AnnAssign):
-            stored |= {node.id for node in names if isinstance(node.ctx, ast.Store)}
-    bound = {
-        node.id
-        for node in inside
-        if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)
-    }
-    fresh = frozenset(stored - loaded)
-    return _Statement(bound=frozenset(bound) - fresh, fresh=fresh, grown=grown)
-
-
-_COMPREHENSIONS = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
-# Methods of lists, which have other elements with each step.
-_GROWING = {"append", "extend", "insert", "pop"}
-
-
-def _has(tree: ast.AST, kinds: Any) -> bool:
-    return any(isinstance(node, kinds) for node in ast.walk(tree))
-
-
-def _grown(nodes: Sequence[ast.AST]) -> frozenset[str] | None:
-    """The lists that are appended to; None if that is not all that happens to lists."""
-    methods = [node for node in nodes if isinstance(node, ast.Attribute) and node.attr in _GROWING]
-    if any(node.attr != "append" or not isinstance(node.value, ast.Name) for node in methods):
-        return None
-    names = [node.value.id for node in methods if isinstance(node.value, ast.Name)]
-    read = [node.id for node in nodes if isinstance(node, ast.Name) and node.id in names]
-    return frozenset(names) if len(read) == len(names) else None
-
-
-def _tensors(frame: FrameType, statement: _Statement) -> dict[str, Tensor]:
+def _tensors(frame: FrameType, statement: Statement) -> dict[str, Tensor]:
     """Local variables that a step may change; sizes only where it binds them."""
     return {
         name: item
@@ -329,7 +275,7 @@ def _tensors(frame: FrameType, statement: _Statement) -> dict[str, Tensor]:
     }
 
 
-def _plain_numbers(frame: FrameType, statement: _Statement) -> Mapping[str, object]:
+def _plain_numbers(frame: FrameType, statement: Statement) -> Mapping[str, object]:
     kinds = bool | int | float | None
     names = statement.bound & frame.f_locals.keys()
     return {name: frame.f_locals[name] for name in names if isinstance(frame.f_locals[name], kinds)}
@@ -372,24 +318,29 @@ def _symbolic_end(  # noqa: PLR0913, PLR0917 - the operator's arguments
 
 def _symbolic_joined(  # noqa: PLR0913, PLR0917 - the operator's arguments
     g: Any,
-    first: Any,
+    piece: Any,
+    ends: Any,
+    starts: Any,
+    before: Any,
     loop: int,
+    places: list[int],
     axis: int,
     stacked: int,
     dtype: int,
     shape: list[int],
 ) -> Any:
-    given = symbolic_helper._unpack_list(first)  # noqa: SLF001 - as above
-    options = {"loop_i": loop, "axis_i": axis, "stacked_i": stacked, "dtype_i": dtype}
-    result = g.op(f"{DOMAIN}::{JOINED}", *given, **options)
-    return result.setType(given[0].type().with_sizes([None] * len(shape)))
+    lists = [symbolic_helper._unpack_list(item) for item in (ends, starts, before)]  # noqa: SLF001 - as above
+    kind = {"loop_i": loop, "axis_i": axis, "stacked_i": stacked, "dtype_i": dtype}
+    inputs = [piece, *itertools.chain(*lists)]
+    result = g.op(f"{DOMAIN}::{JOINED}", *inputs, **kind, places_i=places)
+    return result.setType(piece.type().with_sizes([None] * len(shape)))
 
 
 _SYMBOLICS = {
     f"{DOMAIN}::loop_index": symbolic_helper.parse_args("v", "i")(_symbolic_index),
     f"{DOMAIN}::loop_start": symbolic_helper.parse_args("v", "i", "i")(_symbolic_start),
     f"{DOMAIN}::loop_end": symbolic_helper.parse_args("v", "v", "i", "is", "i")(_symbolic_end),
-    f"{DOMAIN}::loop_joined": symbolic_helper.parse_args("v", "i", "i", "i", "i", "is")(
-        _symbolic_joined
-    ),
+    f"{DOMAIN}::loop_joined": symbolic_helper.parse_args(
+        "v", "v", "v", "v", "i", "is", "i", "i", "i", "is"
+    )(_symbolic_joined),
 }

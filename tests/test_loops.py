@@ -133,6 +133,33 @@ class Recurrent(nn.Module):
         return torch.stack(states), state
 
 
+class Propagating(nn.Module):
+    """Has nothing to go on with in its first step."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.updates = nn.Linear(WIDTH, WIDTH)
+
+    def forward(self, x: Tensor) -> Tensor:
+        kept, results = None, []
+        for i in range(x.shape[1]):
+            new = x[:, i]
+            if kept is not None:
+                new = new + self.updates(kept)
+            results.append(new * 2)
+            kept = new.tanh()
+        return torch.cat(results, dim=-1)
+
+
+def test_a_first_step_apart(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = Propagating().eval()
+    path = export(model, tmp_path, 3)
+    assert operators(path)["Loop"] == 1
+    for shape in ((2, 1), (3, 2), (2, 11)):
+        assert largest_error(path, model, {"x": torch.randn(*shape, WIDTH)}) < 1e-5
+
+
 @pytest.mark.parametrize("length", [1, 3])
 @pytest.mark.parametrize(
     "kind", [Gathering, Recurrent, Remembering, CallingModules, Nested, ByChunks]
