@@ -254,7 +254,9 @@ def _ordered(
     elif measured is not None:
         scores = dict(zip(costs, measured, strict=True))
 
-    places, ties = _twins_together(scores), _twins_together(costs)
+    ties = _twins_together(costs)
+    # An attempt is an attempt, however much sooner a twin's ends.
+    places = scores if objective == "attempts" else _twins_together(scores)
     chance = _chance_of_dynamic(entries)
     unlikely = chance is not None and chance < UNLIKELY
 
