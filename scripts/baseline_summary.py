@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from selector.baseline import Baseline, Record
 from strategies import registry
@@ -90,7 +90,7 @@ def summarise(baseline: Baseline) -> Summary:
         models=len(by_model),
         unmeasured=len(baseline.unmeasured),
         families=dict(families.most_common()),
-        candidates=tuple(dict.fromkeys(str(_twin(item)) for item in _ordered(tried))),
+        candidates=tuple(dict.fromkeys(str(item.with_weights()) for item in _ordered(tried))),
         success=_success(by_model),
         seconds=_seconds(baseline.records, tried),
         together=_together(by_model.values()),
@@ -138,11 +138,6 @@ def _family(records: Sequence[Record]) -> str:
     return UNKNOWN_FAMILY if features is None else str(features["family"])
 
 
-def _twin(candidate: Candidate) -> Candidate:
-    """Stands for a candidate and its twin: weights or none, the file is the same."""
-    return replace(candidate, weights=REAL)
-
-
 def _ordered(candidates: Iterable[Candidate]) -> list[Candidate]:
     """By strategy in the registry's order, dynamic before static."""
     known = registry.names()
@@ -167,7 +162,7 @@ def _success(by_model: Mapping[str, Sequence[Record]]) -> dict[tuple[str, str], 
     for records in by_model.values():
         verdicts: dict[str, bool] = {}
         for record in records:
-            columns = [str(_twin(record.candidate.candidate())), ANY]
+            columns = [str(record.candidate.candidate().with_weights()), ANY]
             for column in [*columns, ANY_DYNAMIC] if record.candidate.dynamic else columns:
                 verdicts[column] = verdicts.get(column, False) or record.success
         for column, right in verdicts.items():

@@ -12,6 +12,7 @@ from selector import traits
 from selector.features import ModelFeatures
 from selector.hindsight import by_model
 from selector.traits import Vocabulary
+from strategies.base import VOID
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -27,7 +28,6 @@ VARIANCE = 3.0
 EVIDENCE_SHOWN = 3
 # Log odds below which a trait hardly speaks.
 HARDLY = 0.05
-VOID = "void"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +38,8 @@ class Chances:
 
     Attributes:
         vocabulary: The operators and axes among the traits.
-        regressions: Pipelines of scikit-learn by `group`: what is missing becomes the mean,
-            then each input is standardised.
+        regressions: Pipelines of scikit-learn by candidate with weights: what is missing
+            becomes the mean, then each input is standardised.
     """
 
     vocabulary: Vocabulary = field(default_factory=Vocabulary)
@@ -50,7 +50,7 @@ class Chances:
         found: list[float | None] = []
         known = list(traits.of_model(features, self.vocabulary).values())
         for candidate in candidates:
-            regression = self.regressions.get(group(candidate))
+            regression = self.regressions.get(str(candidate.with_weights()))
             if regression is None:
                 found.append(None)
                 continue
@@ -62,7 +62,7 @@ class Chances:
         self, features: ModelFeatures, candidate: Candidate
     ) -> tuple[tuple[str, ...], tuple[str, ...]]:
         """What speaks most for and what most against a candidate, in words, the strongest first."""
-        regression = self.regressions.get(group(candidate))
+        regression = self.regressions.get(str(candidate.with_weights()))
         if regression is None:
             return (), ()
         known = traits.of_model(features, self.vocabulary).values()
@@ -83,12 +83,6 @@ class Chances:
         """Names of a regression's inputs, in order."""
         nothing = ModelFeatures(model_type=None, architecture="", family="plain")
         return (*traits.of_model(nothing, self.vocabulary), VOID)
-
-
-def group(candidate: Candidate) -> str:
-    """What candidates have in common that differ in their weights alone."""
-    scripted = ",scripted" if candidate.scripted else ""
-    return f"{candidate.strategy}[{'dynamic' if candidate.dynamic else 'static'}{scripted}]"
 
 
 def _with_weights(known: Sequence[float], candidate: Candidate) -> NDArray[Any]:
@@ -118,7 +112,7 @@ def fit_chances(rows: Iterable[Row]) -> Chances:
     for of_model in models:
         own = list(traits.of_model(of_model[0].features, vocabulary).values())
         for row in of_model:
-            lesson = lessons[group(row.candidate)]
+            lesson = lessons[str(row.candidate.with_weights())]
             lesson.inputs.append([*own, float(row.candidate.weights == VOID)])
             lesson.right.append(row.success)
     regressions = {name: item.regression() for name, item in sorted(lessons.items())}

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 from selector.errors import StrategyUnavailableError, VoidReadError
-from strategies.base import REAL, VOID, Candidate
+from strategies.base import VOID, Candidate
 
 if TYPE_CHECKING:
     from selector.chain import Attempt
@@ -146,7 +146,7 @@ def twins_apart(waiting: Sequence[Candidate], failed: Iterable[Failure]) -> list
     """
     order = list(waiting)
     for failure in failed:
-        twin = replace(failure.candidate, weights=REAL)
+        twin = failure.candidate.with_weights()
         if failure.candidate.weights != VOID or twin not in order:
             continue
         order.remove(twin)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from selector import traits
 from selector.chances import Chances
 from selector.features import FAMILIES, MODALITIES, ModelFeatures
 from selector.hindsight import Failure, Hindsight
-from strategies.base import REAL, VOID, Candidate
+from strategies.base import VOID, Candidate
 from strategies.registry import BUILTIN
 
 if TYPE_CHECKING:
@@ -159,7 +159,7 @@ class FittedRanker:
         usual = self.medians.get(objective, {})
         if not usual:
             return None
-        candidates = [twin_with_weights(candidate) for candidate in candidates]
+        candidates = [candidate.with_weights() for candidate in candidates]
         if objective == "latency" and self.latency is not None:
             return [math.exp(item) for item in self.latency.predict(matrix(features, candidates))]
         values = [self._median(usual, candidate) for candidate in candidates]
@@ -179,7 +179,7 @@ class FittedRanker:
 
     def _measured(self, candidate: Candidate) -> int:
         """How often the candidate, or its twin with weights, was tried."""
-        names = {str(candidate), str(twin_with_weights(candidate))}
+        names = {str(candidate), str(candidate.with_weights())}
         return sum(self.tallies.get(name, Tally()).tried for name in names)
 
     def rate(self, candidate: Candidate) -> float:
@@ -208,14 +208,9 @@ class FittedRanker:
         return next((medians[name] for name in names if name in medians), None)
 
 
-def twin_with_weights(candidate: Candidate) -> Candidate:
-    """The candidate that differs in being captured with real weights only."""
-    return replace(candidate, weights=REAL)
-
-
 def _likest(candidate: Candidate) -> list[str]:
     """Under which names measurements tell of a candidate, the most telling first."""
-    names = (str(candidate), str(twin_with_weights(candidate)), candidate.strategy)
+    names = (str(candidate), str(candidate.with_weights()), candidate.strategy)
     return list(dict.fromkeys(names))
 
 

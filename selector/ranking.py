@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from selector.errors import InvalidRequestError, RankerError
 from selector.hindsight import Failure, twins_apart
-from selector.ranker import FREEZING, LOWERINGS, FittedRanker, twin_with_weights
+from selector.ranker import FREEZING, LOWERINGS, FittedRanker
 from selector.ranker_files import Chosen, choose
 from strategies.base import VOID, Candidate
 from strategies.registry import unknown_name_message
@@ -288,7 +288,7 @@ def _chance_of_dynamic(entries: Sequence[RankedCandidate]) -> float | None:
     best: dict[Candidate, float] = {}
     for item in entries:
         if item.candidate.dynamic:
-            twin = twin_with_weights(item.candidate)
+            twin = item.candidate.with_weights()
             best[twin] = max(best.get(twin, 0.0), item.success_probability or 0.0)
     return 1 - math.prod(1 - chance for chance in best.values()) if best else None
 
@@ -297,7 +297,7 @@ def _twins_together(scores: Mapping[Candidate, float]) -> dict[Candidate, float]
     """The scores, where one without weights that is hardly worse than its twin gets the twin's."""
     together = dict(scores)
     for candidate, score in scores.items():
-        twin = scores.get(twin_with_weights(candidate), score)
+        twin = scores.get(candidate.with_weights(), score)
         if twin < score <= twin * TWIN_MARGIN:
             together[candidate] = twin
     return together

@@ -17,7 +17,6 @@ from selector.ranker import (
     Tally,
     matrix,
     timed_matrix,
-    twin_with_weights,
 )
 from strategies.base import Candidate
 
@@ -98,7 +97,7 @@ def _row(record: baseline.Record, features: ModelFeatures) -> Row:
 def fit(rows: Sequence[Row]) -> FittedRanker:
     """Fits probability, seconds and latency; the same rows give the same ranker."""
     # What a file is like does not depend on whether it was captured with weights.
-    files = [replace(row, candidate=twin_with_weights(row.candidate)) for row in rows]
+    files = [replace(row, candidate=row.candidate.with_weights()) for row in rows]
     from threadpoolctl import threadpool_limits  # noqa: PLC0415 - only fitting needs it
 
     # The matrices are small: more threads only wait for each other.

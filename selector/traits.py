@@ -14,7 +14,7 @@ from selector.plans import LARGE_SIZES, OTHER_SIZES
 # An operator or axis that fewer models have, or that fewer lack, is chance.
 FEWEST_MODELS = 4
 FLOWS = (*KINDS, *SIZE_KINDS, "config_branch", "config_loop")
-LOWERINGS = {"torchscript": "TorchScript", "torchlib": "torchlib"}
+LOWERING_WORDS = {"torchscript": "TorchScript", "torchlib": "torchlib"}
 MOST_UNKNOWN = 3
 MISSING = math.nan
 
@@ -82,7 +82,7 @@ def of_model(features: ModelFeatures, vocabulary: Vocabulary) -> dict[str, float
         "weight_dependent": features.weight_dependent if ran else MISSING,
         "needs_values": _needs_values(features) if ran else MISSING,
     }
-    for name in LOWERINGS:
+    for name in LOWERING_WORDS:
         unknown = features.unknown_to.get(name)
         numbers[f"unknown_{name}"] = MISSING if unknown is None else min(len(unknown), MOST_UNKNOWN)
     for kind in FLOWS:
@@ -125,7 +125,7 @@ def in_words(name: str, *, high: bool) -> str:
     if sort == "operator":
         return f"{'runs' if high else 'does not run'} {rest.removesuffix('.default')}"
     words = {
-        "unknown": f"operators that {LOWERINGS.get(rest, rest)} does not know",
+        "unknown": f"operators that {LOWERING_WORDS.get(rest, rest)} does not know",
         "has": FLOW_WORDS.get(rest, rest),
         "count": f"much of this: {FLOW_WORDS.get(rest, rest)}",
         "varying": f"more to do at {rest} than on the example",

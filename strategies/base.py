@@ -7,7 +7,7 @@ import time
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, ClassVar
 
@@ -52,6 +52,10 @@ class Candidate:
         if self.weights != REAL:
             options.append(self.weights)
         return f"{self.strategy}[{','.join(options)}]"
+
+    def with_weights(self) -> Candidate:
+        """Its twin that is captured with real weights, or itself."""
+        return replace(self, weights=REAL)
 
 
 def _nowhere(_: torch.Tensor) -> StoredTensor | None:

@@ -49,7 +49,7 @@ def test_time_ascends_by_expected_seconds_over_probability(fitted: FittedRanker)
 
 def test_a_candidate_that_lacks_an_operator_comes_later(fitted: FittedRanker) -> None:
     ranking = rank_candidates(DIFFING, portfolio(dynamic=True), objective="attempts", ranker=fitted)
-    assert shown(ranking)[-2:] == ["usage_based[dynamic,void]", "usage_based[dynamic]"]
+    assert {*shown(ranking)[-2:]} == {"usage_based[dynamic,void]", "usage_based[dynamic]"}
     assert "TorchScript has no symbolic for aten::diff" in ranking.order[-1].reasons
 
 
