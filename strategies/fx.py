@@ -120,7 +120,8 @@ def _run_export(
     axes = tuple(dict.fromkeys(indices, torch.export.Dim.AUTO) for indices in free)
     slow = _without_slow_cache(dynamic=any(free))
     model = call.module
-    with torch.no_grad(), slow, attributes_restored(model), sizes.kept_open(model):
+    open_sizes = sizes.kept_open(model, values=True)
+    with torch.no_grad(), slow, attributes_restored(model), open_sizes:
         return torch.export.export(call, tensors, dynamic_shapes={"tensors": axes}, strict=False)
 
 

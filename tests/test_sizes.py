@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import operator
 import sys
 from pathlib import Path
 
@@ -89,6 +91,32 @@ def test_a_size_of_one_on_the_example_may_be_another(
         assert largest_error(path, model, {"x": torch.randn(rows, width)}) < 1e-6
 
 
+class Halves(nn.Module):
+    """Cuts, resizes and scales by numbers that it makes of its sizes."""
+
+    def forward(self, x: Tensor) -> dict[str, Tensor]:
+        height, width = x.shape
+        smaller = int(math.ceil(height / 2) * 1.0), int(width * 0.5)
+        assert isinstance(3, int)
+        return {
+            "cut": x[: smaller[0], : smaller[1]],
+            "resized": nn.functional.interpolate(x[None, None], smaller)[0, 0],
+            "scaled": x / float(width),
+        }
+
+
+@STRATEGIES
+def test_numbers_made_of_sizes_stay_open(
+    strategy: type[HtpStrategy | FxStrategy], tmp_path: Path
+) -> None:
+    model = Halves().eval()
+    candidate = Candidate(strategy=strategy.name)
+    request = request_for(model, {"x": torch.randn(6, 8)}, candidate, tmp_path, axes=AXES)
+    path = strategy()(request).path
+    for rows, width in ((6, 8), (7, 11), (12, 4)):
+        assert largest_error(path, model, {"x": torch.randn(rows, width)}) < 1e-6
+
+
 class Refuses(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         return x * len(torch.tensor(1.0))
@@ -114,7 +142,7 @@ class Stretches(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         if x.shape[0] == 7:
             return x
-        return x * float(x.shape[1])
+        return x * operator.index(x.shape[1])
 
 
 def test_the_line_that_fixes_an_axis_is_that_of_the_axis(tmp_path: Path) -> None:
