@@ -182,7 +182,10 @@ class Eager:
 
 
 class _Calls(TorchFunctionMode):
-    """Counts what forward calls of torch."""
+    """Counts what forward calls of torch, and refuses attention to more keys than values.
+
+    Torch's own kernel for CPUs looks at the keys' length only, and reads past shorter values.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -190,7 +193,20 @@ class _Calls(TorchFunctionMode):
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         self.calls += 1
+        if func is nn.functional.scaled_dot_product_attention:
+            _require_pairs(*args, **(kwargs or {}))
         return func(*args, **(kwargs or {}))
+
+
+def _require_pairs(
+    query: torch.Tensor,  # noqa: ARG001 - torch's argument
+    key: torch.Tensor,
+    value: torch.Tensor,
+    *_: object,
+    **__: object,
+) -> None:
+    if key.shape[-2] != value.shape[-2]:
+        raise ValueError(f"attention to {key.shape[-2]} keys and {value.shape[-2]} values")
 
 
 class _InRange(TorchFunctionMode):

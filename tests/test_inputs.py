@@ -316,6 +316,20 @@ def test_arrays_and_positions_and_scalars_can_be_given() -> None:
     assert make_inputs(Scaled(), None, given=(array, array)).names == ("x", "y")
 
 
+def test_attention_to_as_many_keys_as_values() -> None:
+    class Attends(nn.Module):
+        def forward(
+            self, query: torch.Tensor, key: torch.Tensor, value: torch.Tensor
+        ) -> torch.Tensor:
+            return nn.functional.scaled_dot_product_attention(query, key, value=value)
+
+    given = {name: torch.randn(2, 4, 7, 8) for name in ("query", "key", "value")}
+    inputs = make_inputs(Attends(), None, given=given)
+    axes = {spec.name: spec.axes for spec in inputs.specs}
+    assert axes["key"][2] == axes["value"][2] == "key_dim_2"
+    assert "key_dim_2" in inputs.other_sizes
+
+
 def test_axes_that_must_be_equal_become_one() -> None:
     class Product(nn.Module):
         def forward(self, left: torch.Tensor, right: torch.Tensor) -> torch.Tensor:

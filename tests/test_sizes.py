@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import math
 import operator
 import sys
@@ -115,6 +116,48 @@ def test_numbers_made_of_sizes_stay_open(
     path = strategy()(request).path
     for rows, width in ((6, 8), (7, 11), (12, 4)):
         assert largest_error(path, model, {"x": torch.randn(rows, width)}) < 1e-6
+
+
+class Reads(nn.Module):
+    """Begins at a place that it reads from a tensor."""
+
+    def forward(self, x: Tensor, start: Tensor) -> Tensor:
+        place = int(start)
+        return x[:, place : place + 2] * float(start)
+
+
+def test_numbers_that_are_read_from_tensors_stay_open(tmp_path: Path) -> None:
+    model = Reads().eval()
+    inputs = {"x": torch.randn(3, 7), "start": torch.tensor(2)}
+    candidate = Candidate(strategy="fx")
+    path = FxStrategy()(request_for(model, inputs, candidate, tmp_path, axes=AXES)).path
+    for place in (2, 0, 5):
+        inputs = {"x": torch.randn(4, 9), "start": torch.tensor(place)}
+        assert largest_error(path, model, inputs) == 0
+
+
+def test_a_type_is_only_replaced_where_it_is_called(tmp_path: Path) -> None:
+    source = tmp_path / "typed.py"
+    source.write_text(
+        "import torch\n"
+        "class Typed(torch.nn.Module):\n"
+        "    def forward(self, x):\n"
+        "        assert isinstance(len(x.shape), int)\n"
+        "        return x + torch.ones(x.shape, dtype=float)\n"
+    )
+    spec = importlib.util.spec_from_file_location("typed_of_the_sizes_test", source)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[spec.name] = module
+    try:
+        spec.loader.exec_module(module)
+        with sizes.kept_open(module.Typed()):
+            assert "int" in vars(module)
+            assert "float" not in vars(module)
+            assert module.Typed()(torch.ones(2)).tolist() == [2, 2]
+    finally:
+        del sys.modules[spec.name]
 
 
 class Refuses(nn.Module):
