@@ -123,12 +123,30 @@ def _one_hot(tensor: torch.Tensor, num_classes: Any = -1) -> torch.Tensor:
     return torch.eq(tensor.unsqueeze(-1), torch.arange(count, device=tensor.device)).long()
 
 
-def _attention(query: torch.Tensor, key: Any, value: Any, *args: Any, **kwargs: Any) -> Any:
-    """Repeats keys and values for the heads that share them, of which lowerings know nothing."""
-    if kwargs.pop("enable_gqa", False):
+def _attention(  # noqa: PLR0913, PLR0917 - torch's arguments
+    query: torch.Tensor,
+    key: torch.Tensor,
+    value: torch.Tensor,
+    attn_mask: torch.Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,  # noqa: FBT001, FBT002 - as above
+    *,
+    enable_gqa: bool = False,
+    **options: Any,
+) -> torch.Tensor:
+    """Of heads, and each with keys and values of its own: lowerings know nothing else."""
+    headless = query.dim() == 3
+    if headless:
+        query, key, value = query.unsqueeze(1), key.unsqueeze(1), value.unsqueeze(1)
+        if attn_mask is not None and attn_mask.dim() == 3:
+            attn_mask = attn_mask.unsqueeze(1)
+    if enable_gqa:
         groups = query.shape[-3] // key.shape[-3]
-        key, value = (item.repeat_interleave(groups, -3) for item in (key, value))
-    return functional.scaled_dot_product_attention(query, key, value, *args, **kwargs)
+        key, value = key.repeat_interleave(groups, -3), value.repeat_interleave(groups, -3)
+    attended = functional.scaled_dot_product_attention(
+        query, key, value, attn_mask, dropout_p, is_causal, **options
+    )
+    return attended.squeeze(1) if headless else attended
 
 
 def _where_open(function: Replacement, composition: Replacement) -> Replacement:

@@ -150,6 +150,7 @@ ELEMENTWISE: dict[str, Case] = {
         (x > 0).masked_fill(x < 1, True) & (x < 2).masked_fill_(x > 1.5, False),
         torch.where(x > 0, x < 1, x < -1) & (x > 0).where(x < 1, x < 2),
         x.where(x > 0, 1) + torch.where(x > 0, x, 0.5) + torch.where(x[0] > 0)[0].sum(),
+        (x > 0).masked_fill(x > 1, torch.tensor(False)),
         (x > 0).index_fill(-1, torch.tensor([0, 2]), True),
         torch.full_like(x, fill_value=2.5),
     ),

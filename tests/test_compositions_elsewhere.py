@@ -21,7 +21,14 @@ GROUPS: Mapping[str, Sequence[str]] = {
     "moving": ("searchsorted", "bucketize", "isin", "take_along_dim", "stable sort"),
     "placing": ("fill_diagonal", "scatter_reduce", "roll", "kron", "triangles", "vander"),
     "sizes": ("tensor", "as_tensor", "new_tensor", "linspace"),
-    "products": ("grouped attention", "cdist", "cholesky", "solve_triangular"),
+    "products": (
+        "attention",
+        "masked attention",
+        "grouped attention",
+        "cdist",
+        "cholesky",
+        "solve_triangular",
+    ),
     "resizing": ("bilinear by factor", "nearest-exact by factor", "area by traced size", "corners"),
     "images": ("adaptive pooling", "affine_grid", "pooling"),
 }

@@ -210,7 +210,9 @@ for _name in ("full_like", "index_fill"):
 
 @composes("masked_fill")
 def _masked_fill(x: Tensor, mask: Tensor, value: Any) -> Any:
-    if x.dtype is torch.bool and not isinstance(value, Tensor):
+    if x.dtype is torch.bool and isinstance(value, Tensor):
+        return _where(mask, value.bool(), x)
+    if x.dtype is torch.bool:
         return torch.logical_or(x, mask) if value else torch.logical_and(x, ~mask)
     return _filling("masked_fill")(x, mask, value)
 
