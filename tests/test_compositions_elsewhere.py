@@ -22,13 +22,12 @@ GROUPS: Mapping[str, Sequence[str]] = {
     "placing": ("fill_diagonal", "scatter_reduce", "roll", "kron", "triangles", "vander"),
     "sizes": ("tensor", "as_tensor", "new_tensor", "linspace"),
     "products": (
-        "attention",
-        "masked attention",
         "grouped attention",
         "cdist",
         "cholesky",
         "solve_triangular",
     ),
+    "attention": ("attention",),
     "resizing": ("bilinear by factor", "nearest-exact by factor", "area by traced size", "corners"),
     "images": ("adaptive pooling", "affine_grid", "pooling"),
 }

@@ -62,9 +62,9 @@ def _kthvalue(
     keepdim: bool = False,
 ) -> Any:
     values, indices = torch.sort(x, dim)
-    found: Any = (values.narrow(dim, k - 1, 1), indices.narrow(dim, k - 1, 1))
+    found = (values.select(dim, k - 1), indices.select(dim, k - 1))
     return torch.return_types.kthvalue(
-        found if keepdim else tuple(item.squeeze(dim) for item in found)
+        tuple(item.unsqueeze(dim) for item in found) if keepdim else found
     )
 
 
