@@ -62,7 +62,7 @@ def _kthvalue(
     keepdim: bool = False,
 ) -> Any:
     values, indices = torch.sort(x, dim)
-    found = (values.select(dim, k - 1), indices.select(dim, k - 1))
+    found: Any = (values.select(dim, k - 1), indices.select(dim, k - 1))
     return torch.return_types.kthvalue(
         tuple(item.unsqueeze(dim) for item in found) if keepdim else found
     )
