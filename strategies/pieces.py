@@ -55,6 +55,45 @@ class _Pieces(_Later[Tensor]):
         self.whole = whole
         self.axis = axis
 
+    def __iter__(self) -> Iterator[Any]:
+        """One for all, if they are as many as a symbol says and rows of the first axis."""
+        return iter([_Each(self.whole)]) if self.axis == 0 else super().__iter__()
+
+
+class _Each:
+    """Any one of the pieces along a tensor's first axis.
+
+    It has what keeps the pieces in their order and together the whole.
+    """
+
+    def __init__(self, whole: Tensor) -> None:
+        self.whole = whole
+
+    @property
+    def shape(self) -> _Shape:
+        return _Shape(self.whole.shape)
+
+    def reshape(self, *shape: Any) -> _Each:
+        """Has several axes become the first, and all others stay."""
+        others = shape[1:]
+        stays = len(others) < self.whole.ndim and others == self.whole.shape[-len(others) :]
+        if not others or shape[0] != -1 or not stays:
+            msg = f"pieces of as yet unknown number are given the shape {shape}"
+            raise NotImplementedError(msg)
+        return _Each(self.whole.reshape(*shape))
+
+
+class _Shape(tuple[Any, ...]):
+    """The sizes of any one piece, whose first nobody knows."""
+
+    __slots__ = ()
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice) or index % len(self) == 0:
+            msg = "the length of pieces of as yet unknown number is asked for"
+            raise NotImplementedError(msg)
+        return super().__getitem__(index)
+
 
 @contextmanager
 def kept_together() -> Iterator[None]:
@@ -92,10 +131,12 @@ def _sections(*given: Any, dim: int = 0, **by_name: Any) -> tuple[Any, int]:
 
 def _cat(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
     def cat(tensors: Any, dim: int = 0, **keywords: Any) -> Tensor:
+        if isinstance(tensors, list) and len(tensors) == 1 and isinstance(tensors[0], _Each):
+            return original([tensors[0].whole], dim, **keywords)
         if not isinstance(tensors, _Pieces):
             return original(tensors, dim, **keywords)
         if keywords or dim != tensors.axis:
-            return original(list(tensors), dim, **keywords)
+            return original(list(tensors.items()), dim, **keywords)
         return tensors.whole
 
     return cat

@@ -35,6 +35,28 @@ def test_pieces_that_are_joined_again_may_be_of_any_number(tmp_path: Path) -> No
         assert largest_error(path, Joins(), images(*sizes)) < 1e-6
 
 
+class Flattens(nn.Module):
+    """Gives each piece another shape before they are joined."""
+
+    def forward(self, x: Tensor, counts: Tensor) -> Tensor:
+        features = torch.tanh(x)
+        flat = [f.reshape(-1, f.shape[-1]) for f in torch.split(features, counts.tolist())]
+        return torch.cat(flat, dim=0) * 2
+
+
+@pytest.mark.parametrize("strategy", ["usage_based", "htp"])
+def test_pieces_that_are_flattened_may_be_of_any_number(strategy: str, tmp_path: Path) -> None:
+    def case(*counts: int) -> dict[str, Tensor]:
+        return {"x": torch.randn(sum(counts), 3, 4), "counts": torch.tensor(counts)}
+
+    axes = {"x": {0: "images"}, "counts": {0: "batch_size"}}
+    candidate = Candidate(strategy=strategy)
+    request = request_for(Flattens(), case(2, 3), candidate, tmp_path, axes=axes)
+    path = registry.resolve(strategy)(request).path
+    for counts in ((1,), (2, 3, 4)):
+        assert largest_error(path, Flattens(), case(*counts)) < 1e-6
+
+
 def test_outside_of_a_symbolic_capture_nothing_changes() -> None:
     x = torch.arange(6).reshape(3, 2)
     with pieces.kept_together():
