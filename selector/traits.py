@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +18,9 @@ FLOWS = (*KINDS, *SIZE_KINDS, "config_branch", "config_loop")
 LOWERING_WORDS = {"torchscript": "TorchScript", "torchlib": "torchlib"}
 MOST_UNKNOWN = 3
 MISSING = math.nan
+
+# Traits that say why a capture or lowering fails; the others only go along with it.
+CAUSES = re.compile("unknown_|varying_|has_|count_|value_|weight_|needs_")
 
 FLOW_WORDS = {
     "branch": "a branch on a tensor's value",
