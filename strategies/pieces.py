@@ -16,6 +16,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor
 from torch._subclasses.functional_tensor import FunctionalTensor
 
+from strategies.compositions.tables import knowing_aliases
 from strategies.patching import attribute
 
 Item = TypeVar("Item")
@@ -130,6 +131,7 @@ def _sections(*given: Any, dim: int = 0, **by_name: Any) -> tuple[Any, int]:
 
 
 def _cat(original: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    @knowing_aliases
     def cat(tensors: Any, dim: int = 0, **keywords: Any) -> Tensor:
         if isinstance(tensors, list) and len(tensors) == 1 and isinstance(tensors[0], _Each):
             return original([tensors[0].whole], dim, **keywords)

@@ -22,6 +22,7 @@ from torch import Tensor, nn
 from torch.onnx import symbolic_helper
 
 from strategies import rows, torchscript
+from strategies.compositions.tables import knowing_aliases
 from strategies.loop_statements import Statement, find_statement
 from strategies.step_numbers import LoopError, unread
 
@@ -172,6 +173,7 @@ class Loops:
         self._gathered.append(_Gathered(items=items, piece=piece, marks=marks))
 
     def _joining(self, function: Callable[..., Tensor], *, stacked: bool) -> Callable[..., Tensor]:
+        @knowing_aliases
         def join(tensors: Any, dim: int = 0, **options: Any) -> Tensor:
             items = list(tensors)
             for gathered in self._gathered:

@@ -29,7 +29,7 @@ def composing(table: Table) -> Callable[..., Callable[[Composition], Composition
 
     def composes(*names: str) -> Callable[[Composition], Composition]:
         def enter(composition: Composition) -> Composition:
-            called = _knowing_aliases(composition)
+            called = knowing_aliases(composition)
             written = in_place(called)
             for name in names:
                 for place in _PLACES:
@@ -43,7 +43,7 @@ def composing(table: Table) -> Callable[..., Callable[[Composition], Composition
     return composes
 
 
-def _knowing_aliases(composition: Composition) -> Composition:
+def knowing_aliases(composition: Composition) -> Composition:
     """The same, which takes NumPy's names of arguments too, as functions of torch do."""
 
     @functools.wraps(composition)
