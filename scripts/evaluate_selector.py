@@ -12,7 +12,7 @@ import argparse
 import json
 import random
 import sys
-from collections import Counter
+from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -212,12 +212,11 @@ def weights(rows: Sequence[Row]) -> dict[str, float]:
     Means of their magnitudes over the regressions of all candidates.
     """
     chances = fit(rows).chances
-    moved: Counter[str] = Counter()
-    for regression in chances.regressions.values():
-        coefficients = regression[-1].coef_[0].tolist()
-        for name, coefficient in zip(chances.names, coefficients, strict=True):
-            moved[name] += abs(coefficient) / len(chances.regressions)
-    return dict(moved.most_common())
+    moved: defaultdict[str, float] = defaultdict(float)
+    for candidate in chances.regressions:
+        for name, log_odds in chances.weights(candidate).items():
+            moved[name] += abs(log_odds) / len(chances.regressions)
+    return dict(sorted(moved.items(), key=lambda item: -item[1]))
 
 
 def table(scores: Scores) -> str:

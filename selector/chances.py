@@ -79,6 +79,12 @@ class Chances:
         against = [words for words, term in reversed(ordered) if term < -HARDLY]
         return tuple(speaks_for[:EVIDENCE_SHOWN]), tuple(against[:EVIDENCE_SHOWN])
 
+    def weights(self, candidate: str) -> dict[str, float]:
+        """The log odds that one standard deviation of each input moves, by its name."""
+        _, _, emphasis, logistic = (step for _, step in self.regressions[candidate].steps)
+        moved = emphasis.transform(logistic.coef_)[0].tolist()
+        return dict(zip(self.names, moved, strict=True))
+
     @property
     def names(self) -> tuple[str, ...]:
         """Names of a regression's inputs, in order."""
