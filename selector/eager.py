@@ -97,6 +97,15 @@ class Eager:
             return error
         return None
 
+    def form(
+        self, inputs: ExampleInputs, *, seed: int = 0, sizes: Mapping[str, int] | None = None
+    ) -> list[tuple[str, str, int]]:
+        """Name, dtype and rank of each output on inputs that `refusal` did not refuse."""
+        tensors = inputs.make(seed=seed, sizes=sizes)
+        real = self.weights is not Weights.NEVER
+        found = self.answer(tensors, inputs.constants, seed=seed, real=real)
+        return [(name, dtype, array.ndim) for name, dtype, array in found.outputs]
+
     def answer(
         self,
         tensors: Mapping[str, torch.Tensor],

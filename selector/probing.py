@@ -88,8 +88,15 @@ def confirm(eager: Eager, inputs: ExampleInputs) -> ExampleInputs:
 
 
 def _accepts(eager: Eager, inputs: ExampleInputs, sizes: Mapping[str, int]) -> bool:
+    """Whether eager runs, and returns as many outputs as for the example.
+
+    A list of one tensor per image, for instance, is longer with each image, and a file has as
+    many outputs as it has.
+    """
     full = {**inputs.sizes, **sizes}
-    return eager.refusal(inputs, seed=SIZES_SEED, sizes=full) is None
+    if eager.refusal(inputs, seed=SIZES_SEED, sizes=full) is not None:
+        return False
+    return eager.form(inputs, seed=SIZES_SEED, sizes=full) == eager.form(inputs)
 
 
 def _together(eager: Eager, inputs: ExampleInputs, hopes: Mapping[str, int]) -> dict[str, int]:

@@ -191,6 +191,18 @@ def test_what_a_config_lacks_is_made_up_for_by_passing_the_result() -> None:
     assert not {"video_grid_thw", "video_second_per_grid"} & set(inputs.names)
 
 
+class OnePerRow(nn.Module):
+    """Returns the rows as so many tensors."""
+
+    def forward(self, x: torch.Tensor) -> list[torch.Tensor]:
+        return list((2 * x).unbind(0))
+
+
+def test_an_axis_that_says_how_many_outputs_there_are_does_not_vary() -> None:
+    inputs = make_inputs(OnePerRow(), None, given=torch.randn(2, 5))
+    assert inputs.dynamic_axes == {"x": {1: "x_dim_1"}}
+
+
 def test_a_module_without_forward_is_refused_with_its_parts() -> None:
     module = nn.Module()
     module.first = nn.Linear(2, 2)
