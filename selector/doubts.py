@@ -14,6 +14,7 @@ from torch.overrides import TorchFunctionMode
 
 from selector.cases import EXAMPLE_SEED
 from selector.comparison import Array, compare, tolerance_for
+from selector.draws import Noting
 from selector.eager import Eager
 from strategies.calling import unique_names
 
@@ -29,17 +30,17 @@ REPEAT_SEED = 2
 def examine(module: nn.Module, reference: Reference) -> Reference:
     """Finds out how far rounding moves each output, and which ones eager does not reproduce.
 
-    Up to three forwards on the example: with rounding errors added; once more without,
+    Up to four forwards on the example: with rounding errors added; once more without,
     where those move an output; and where that differs too, with the very random numbers of
-    the reference. An output that even these do not reproduce was computed by a module that
-    has changed since, so nothing excuses it.
+    the reference, without rounding errors and with them. An output that even these do not
+    reproduce was computed by a module that has changed since, so nothing excuses it.
 
     Args:
         module: What the reference was computed from.
         reference: Its answers.
     """
     runs = _Examination(module, reference)
-    noise = runs.noise()
+    noise = runs.noise(NOISE_SEED)
     bounds = {
         name: REPEAT_SHARE * tolerance_for(dtype, "float32")
         for name, dtype in reference.output_dtypes.items()
@@ -48,6 +49,8 @@ def examine(module: nn.Module, reference: Reference) -> Reference:
         return replace(reference, noise=noise, unverifiable={})
     chance = runs.differing(REPEAT_SEED, bounds)
     changed = runs.differing(EXAMPLE_SEED, bounds) if chance else {}
+    if chance:
+        noise = runs.noise(EXAMPLE_SEED)
     return replace(
         reference,
         noise={name: 0.0 if name in changed else moved for name, moved in noise.items()},
@@ -68,22 +71,44 @@ def first_of_ties(module: nn.Module, reference: Reference, case: Case) -> Case |
     Args:
         module: What the reference was computed from.
         reference: Its answers.
-        case: One of the reference's, drawn without random numbers of forward's own.
+        case: One of the reference's.
 
     Returns:
         None where forward calls no top-k, or does not run so.
     """
-    tensors = {
-        name: torch.from_numpy(case.inputs[name].copy()).to(getattr(torch, dtype))
-        for name, dtype in reference.input_dtypes.items()
-    }
     mode = _FirstOfTies()
     try:
         with mode:
-            outputs = _outputs(Eager(module), tensors, reference, EXAMPLE_SEED)
+            outputs = _outputs(Eager(module), _tensors(reference, case), reference, case.seed)
     except Exception:  # noqa: BLE001 - a module may refuse a mode in any way it likes
         return None
     return replace(case, outputs=outputs) if mode.calls else None
+
+
+def with_draws(module: nn.Module, reference: Reference, case: Case) -> Case | None:
+    """A case with the random numbers that forward draws, and what eager returns for those.
+
+    Args:
+        module: What the reference was computed from.
+        reference: Its answers.
+        case: One of the reference's.
+
+    Returns:
+        None where forward draws none.
+
+    Raises:
+        UnknownDrawError: It draws some that cannot be handed to a file.
+    """
+    with Noting() as noting:
+        outputs = _outputs(Eager(module), _tensors(reference, case), reference, case.seed)
+    return replace(case, outputs=outputs, draws=tuple(noting.draws)) if noting.draws else None
+
+
+def _tensors(reference: Reference, case: Case) -> dict[str, torch.Tensor]:
+    return {
+        name: torch.from_numpy(case.inputs[name].copy()).to(getattr(torch, dtype))
+        for name, dtype in reference.input_dtypes.items()
+    }
 
 
 class _FirstOfTies(TorchFunctionMode):
@@ -126,7 +151,7 @@ class _Examination:
         self.eager = Eager(module)
         self.reference = reference
 
-    def noise(self) -> dict[str, float]:
+    def noise(self, seed: int) -> dict[str, float]:
         """How far each output moves when every layer's result is off by its dtype's epsilon."""
         generator = torch.Generator().manual_seed(0)
 
@@ -143,7 +168,7 @@ class _Examination:
         # torch annotates no result, and documents that one replaces the output.
         handle = register_module_forward_hook(hook)  # type: ignore[arg-type]
         try:
-            moved = self._outputs(NOISE_SEED)
+            moved = self._outputs(seed)
         except Exception:  # noqa: BLE001 - a module may refuse disturbed values in any way it likes
             return dict.fromkeys(self.reference.output_names, math.inf)
         finally:

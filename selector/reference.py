@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from selector.draws import Draw
     from selector.inputs import ExampleInputs
 
 # Nor are further cases kept beyond this.
@@ -44,12 +45,16 @@ class Case:
         inputs: Arrays under forward's parameter names; bfloat16 stands as float32.
         outputs: Arrays under the reference's output names; bfloat16 stands as float32.
         sizes: Size of every named axis.
+        seed: Of torch's generator, from which forward may draw.
+        draws: What it drew; known only after `doubts.with_draws`.
     """
 
     label: str
     inputs: Mapping[str, Array]
     outputs: Mapping[str, Array]
     sizes: Mapping[str, int]
+    seed: int = EXAMPLE_SEED
+    draws: tuple[Draw, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -219,6 +224,7 @@ class _Runs:
             inputs=answer.inputs,
             outputs=self._outputs(answer),
             sizes=dict(sizes or self.inputs.sizes),
+            seed=seed,
         )
 
     def extend(self, cases: list[Case], plans: Sequence[Plan]) -> dict[str, str]:

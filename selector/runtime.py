@@ -38,25 +38,31 @@ class Session:
     Args:
         path: The file, its external data beside it.
         level: Of ONNX Runtime's graph optimiser, a key of `LEVELS`; `all` is its default.
+        model: What to load in the file's place, with the external data beside that.
 
     Raises:
         RuntimeRefusalError: The file cannot be loaded.
     """
 
-    def __init__(self, path: Path, level: str = "all") -> None:
+    def __init__(self, path: Path, level: str = "all", *, model: bytes | None = None) -> None:
         options = ort.SessionOptions()
         options.log_severity_level = _SILENT
         options.graph_optimization_level = LEVELS[level]
         # As OpenMP's in `strategies.worker`: threads that spin lose where cores are shared.
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        if model is not None:
+            options.add_session_config_entry(
+                "session.model_external_initializers_file_folder_path", str(path.parent)
+            )
         try:
             self._session = ort.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
+                str(path) if model is None else model, options, providers=["CPUExecutionProvider"]
             )
         except Exception as error:
             # The file is still staged, in a folder that means nothing to the user.
             message = _message(error).replace(str(path), path.name)
             raise RuntimeRefusalError(f"does not load it: {message}") from error
+        self.level = level
         self._names = [item.name for item in self._session.get_outputs()]
         self._types = {item.name: item.type for item in self._session.get_inputs()}
         self._half = "tensor(bfloat16)" in {

@@ -5,16 +5,16 @@ from __future__ import annotations
 import contextlib
 import statistics
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import onnxruntime as ort
 
-from selector.comparison import Difference, compare_all
-from selector.doubts import examine, first_of_ties
 from selector.frozen_axes import frozen_axes
+from selector.judging import RANDOM, Judge
 from selector.plans import EXAMPLE, OTHER_SIZES, OTHER_VALUES
+from selector.replaying import DrawsError
 from selector.runtime import RuntimeRefusalError, Session
 from selector.structure import (
     FileFacts,
@@ -25,13 +25,13 @@ from selector.structure import (
     some,
     tag_fault,
 )
-from selector.verdict import CaseCheck, OutputCheck, OutputState, VerificationReport
+from selector.verdict import CaseCheck, OutputCheck, VerificationReport
 from strategies.errors import OtherSizesError, VerificationError
 
 if TYPE_CHECKING:
     from torch import nn
 
-    from selector.comparison import Array
+    from selector.comparison import Array, Difference
     from selector.reference import Case, Reference
 
 __all__ = [
@@ -139,13 +139,9 @@ class _Verification:
     ) -> None:
         self.path = path
         self.dynamic = dynamic
-        self.tolerance = tolerance
-        self.module = module
-        self.examined = False
-        # By the case's identity; they live as long as the reference.
-        self.other_answers: dict[int, Case | None] = {}
-        self.outputs: dict[str, OutputState] = {}
-        self._hold_against(reference)
+        self.reference = reference
+        self.judge = Judge(path, reference, tolerance=tolerance, module=module, timed=self._timed)
+        self.outputs = self.judge.outputs
         self.facts: FileFacts | None = None
         self.checker: str | None = None
         self.cases: list[CaseCheck] = []
@@ -156,17 +152,6 @@ class _Verification:
         self.latency: float | None = None
         self.clock = time.perf_counter()
         self.timings = {"checker": 0.0, "session": 0.0, "run": 0.0, "eager": 0.0}
-
-    def _hold_against(self, reference: Reference) -> None:
-        self.reference = reference
-        self.tolerances = {
-            name: reference.tolerance(name) if self.tolerance is None else self.tolerance
-            for name in reference.output_names
-        }
-        for name, tolerance in self.tolerances.items():
-            self.outputs.setdefault(name, OutputState(tolerance=tolerance)).tolerance = tolerance
-        for name, reason in reference.unverifiable.items():
-            self.outputs[name].set_unverifiable(reason)
 
     @contextlib.contextmanager
     def judging(self) -> Iterator[None]:
@@ -255,9 +240,11 @@ class _Verification:
         wrong: list[str] = []
         cause: Exception | None = None
         try:
-            differences = self._compare(case, self._run(session, case))
+            differences = self._compare(session, case)
         except RuntimeRefusalError as error:
             wrong, cause = [f"ONNX Runtime {error}"], error
+        except DrawsError as error:
+            wrong = [str(error)]
         else:
             for name, (difference, settled) in differences.items():
                 self.outputs[name].add(difference, label=case.label, settled=settled)
@@ -270,6 +257,11 @@ class _Verification:
             frozen = case.sizes != self.reference.example.sizes
             raise _WrongError(told, frozen=frozen) from cause
 
+    def _compare(self, session: Session, case: Case) -> dict[str, tuple[Difference, bool]]:
+        found = self.judge.compare(case, lambda case: self._run(session, case), session.level)
+        self._require_comparable()
+        return found
+
     def _run(self, session: Session, case: Case) -> dict[str, Array]:
         with self._timed("run"):
             start = time.perf_counter()
@@ -277,50 +269,6 @@ class _Verification:
             if case.label == EXAMPLE:
                 self.samples.append(time.perf_counter() - start)
         return outputs
-
-    def _compare(
-        self, case: Case, outputs: Mapping[str, Array]
-    ) -> dict[str, tuple[Difference, bool]]:
-        """For every verifiable output its difference, and whether ties had to be settled."""
-        found = self._differences(case, outputs)
-        if self.module is None or all(difference.right for difference, _ in found.values()):
-            return found
-        if not self.examined:
-            with self._timed("eager"):
-                self._hold_against(examine(self.module, self.reference))
-            self.examined = True
-            self._require_comparable()
-            found = self._differences(case, outputs)
-        return self._with_other_ties(case, outputs, found)
-
-    def _with_other_ties(
-        self,
-        case: Case,
-        outputs: Mapping[str, Array],
-        found: Mapping[str, tuple[Difference, bool]],
-    ) -> dict[str, tuple[Difference, bool]]:
-        """The differences from eager's other answer, where ties in forward explain them."""
-        known = dict(found)
-        wrong = {name for name, (difference, _) in known.items() if not difference.right}
-        if not wrong or self.module is None:
-            return known
-        if id(case) not in self.other_answers:
-            with self._timed("eager"):
-                self.other_answers[id(case)] = first_of_ties(self.module, self.reference, case)
-        other = self.other_answers[id(case)]
-        if other is None:
-            return known
-        told = self._differences(other, outputs)
-        if not all(difference.right for difference, _ in told.values()):
-            return known
-        return {name: (item, name in wrong or ties) for name, (item, ties) in told.items()}
-
-    def _differences(
-        self, case: Case, outputs: Mapping[str, Array]
-    ) -> dict[str, tuple[Difference, bool]]:
-        unverifiable = self.reference.unverifiable
-        ours = {name: item for name, item in case.outputs.items() if name not in unverifiable}
-        return compare_all(outputs, ours, self.tolerances)
 
     def _where(self, session: Session, case: Case) -> str:
         example = self.reference.example
@@ -357,9 +305,9 @@ class _Verification:
     def _right_at(self, level: str, cases: tuple[Case, ...]) -> bool:
         try:
             session = self._session(level)
-            found = [self._compare(case, self._run(session, case)) for case in cases]
+            found = [self._compare(session, case) for case in cases]
             return all(item and all(right.right for right, _ in item.values()) for item in found)
-        except (RuntimeRefusalError, _WrongError):
+        except (RuntimeRefusalError, DrawsError, _WrongError):
             return False
 
     # The verdict
@@ -402,7 +350,10 @@ class _Verification:
             latency_seconds=self.latency,
             seconds=time.perf_counter() - self.clock,
             timings=dict(self.timings),
-            notes=tuple(f"{label} left out: {why}" for label, why in reference.refused.items()),
+            notes=(
+                *((RANDOM,) if self.judge.replay else ()),
+                *(f"{label} left out: {why}" for label, why in reference.refused.items()),
+            ),
         )
 
     def _output(self, name: str) -> OutputCheck:
