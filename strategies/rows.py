@@ -17,6 +17,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from strategies import stretches
 from strategies.patching import attribute
 from strategies.step_numbers import in_key
 from strategies.torchscript import is_tracing
@@ -48,6 +49,11 @@ class _Numbers(Rows):
 
     def __init__(self, first: Any, stop: Any, step: int) -> None:
         self._first, self._stop, self._step = first, stop, step
+
+    @property
+    def ends(self) -> tuple[Any, Any, int]:
+        """What the range was made of."""
+        return self._first, self._stop, self._step
 
     def count(self) -> Tensor:
         distance = self._stop - self._first + (self._step - 1)
@@ -173,6 +179,7 @@ def seen(model: nn.Module, begin: Begin) -> Iterator[None]:
                     vars(module)[name] = functions[name]
                     stack.callback(delattr, module, name)
         stack.enter_context(attribute(Tensor, "__iter__", elements))
+        stack.enter_context(stretches.instead(model, {"list": stretches.lists(_ends)}))
         yield
 
 
@@ -193,6 +200,12 @@ def around(replacements: Replacements, begin: Begin) -> Replacements:
         return _Known(pieces, _Pieces(tensor, sizes.source, dim, pieces), begin)
 
     return {**replacements, Tensor.tolist: tolist, torch.split: split, Tensor.split: split}
+
+
+def _ends(item: object) -> tuple[Any, Any, int] | None:
+    """Those of a range with a traced number."""
+    rows = item.rows if isinstance(item, _Known) else None
+    return rows.ends if isinstance(rows, _Numbers) else None
 
 
 def _rows(item: object) -> Rows | None:

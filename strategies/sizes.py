@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from torch.fx.experimental import _config as symbols
 
+from strategies import stretches
 from strategies.patching import attribute
 
 
@@ -36,6 +37,7 @@ def kept_open(model: nn.Module, *, values: bool = False) -> Iterator[None]:
     """
     with ExitStack() as stack:
         stack.enter_context(_ones_open())
+        stack.enter_context(stretches.kept_open(model))
         for module in _sources(model):
             names = vars(module)
             for name in _BUILTINS.keys() - names.keys():
@@ -62,6 +64,8 @@ def _sources(model: nn.Module) -> list[Any]:
 
 
 def _length(item: Any) -> Any:
+    if isinstance(item, stretches.Stretch):
+        return item.size
     return item.shape[0] if isinstance(item, torch.Tensor) and item.dim() else len(item)
 
 

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from strategies.stretches import Stretch
 from strategies.torchscript import is_tracing
 
 
@@ -55,6 +56,8 @@ def _open(
 
 
 def _length(items: Any) -> Any:
+    if isinstance(items, Stretch):
+        return items.size
     is_traced = isinstance(items, Tensor) and items.dim() > 0 and is_tracing()
     return items.shape[0] if is_traced else len(items)
 

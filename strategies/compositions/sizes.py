@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from strategies.compositions.tables import Table, composing
+from strategies.stretches import Stretch
 from strategies.torchscript import is_tracing
 
 TABLE: Table = {}
@@ -34,6 +35,8 @@ def _stays(x: Tensor) -> bool:
 
 def _tensor(data: Any, **options: Any) -> Any:
     """A tensor of numbers some of which are traced, or symbols; torch.tensor would freeze them."""
+    if isinstance(data, Stretch):
+        return data.tensor(**options)
     if not _holds(data, (Tensor, *_SYMBOLS)):
         return torch.tensor(data, **options)
     if isinstance(data, _SYMBOLS):
