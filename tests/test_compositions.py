@@ -78,6 +78,18 @@ def put_together(x: Tensor) -> tuple[Tensor, ...]:
     return y, turned
 
 
+def interleaved(x: Tensor) -> Tensor:
+    """Writes to every so many: of all, from the second on, and between two places."""
+    batch, channels, length = x.shape
+    waves = torch.zeros(batch, length, 2 * channels)
+    angles = torch.ones(batch, length).cumsum(1).unsqueeze(-1) * torch.arange(channels)
+    waves[..., 0::2] = angles.sin() + x.mT
+    waves[..., 1::2] = angles.cos()
+    waves[1:, 1:-1:3, -1] = 5
+    waves[:, ::4] = waves[:, :1] * 2
+    return waves
+
+
 def chunks(x: Tensor) -> tuple[Tensor, ...]:
     """Overlapping ones, read from memory: of every row, of turned rows, and of one piece."""
     batch, channels, length = x.shape
@@ -255,6 +267,7 @@ MOVING: dict[str, Case] = {
     "one_hot": lambda x: (F.one_hot(ids(x)), F.one_hot(ids(x), 10)),
     "placed": placed,
     "put together": put_together,
+    "interleaved": interleaved,
     "mT": lambda x: x.mT,
 }
 SIZES: dict[str, Case] = {

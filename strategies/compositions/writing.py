@@ -78,9 +78,10 @@ def _stretches(x: Tensor, keys: Sequence[int | slice]) -> list[tuple[int, slice]
     for axis, item in enumerate(keys):
         part = slice(item, item + 1 or None) if isinstance(item, int) else item
         start, stop, step = part.indices(int(x.shape[axis]))
-        if step != 1 or stop <= start:
+        if stop <= start:
             return []
-        if isinstance(item, int) or part.stop is not None or not _is_first(part.start):
+        is_whole = part.stop is None and step == 1 and _is_first(part.start)
+        if isinstance(item, int) or not is_whole:
             found.append((axis, part))
     return found
 
@@ -111,11 +112,22 @@ def _written(x: Tensor, stretches: Sequence[tuple[int, slice]], filling: Tensor)
         return x[(*[slice(None)] * axis, place)]
 
     pieces = [_written(along(part), others, filling)]
+    if part.step not in {None, 1}:
+        pieces = [_every(part.step, axis, pieces[0], along(slice(part.start, part.stop)))]
     if not _is_first(part.start):
         pieces.insert(0, along(slice(None, part.start)))
     if part.stop is not None:
         pieces.append(along(slice(part.stop, None)))
     return torch.cat(pieces, axis)
+
+
+def _every(step: int, axis: int, filling: Tensor, around: Tensor) -> Tensor:
+    """What is around, with the first of so many elements along the axis exchanged, and the next."""
+    length = around.shape[axis]
+    spread = filling.unsqueeze(axis + 1).repeat_interleave(step, axis + 1).flatten(axis, axis + 1)
+    places = torch.arange(length, device=around.device) % step == 0
+    places = places[(..., *[None] * (around.dim() - axis - 1))]
+    return torch.where(places, spread.narrow(axis, 0, length), around)
 
 
 TABLE[Tensor.__setitem__] = _set_item
