@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from selector.hindsight import Failure, twins_apart
 from selector.ranking import rank_candidates, static_ranking
 from strategies.registry import BUILTIN
 
 if TYPE_CHECKING:
-    from numpy.typing import NDArray
-
     from selector.features import ModelFeatures
     from selector.ranker import FittedRanker
     from selector.training import Row
@@ -106,37 +103,3 @@ def virtual_best(rows: Sequence[Row]) -> list[Candidate]:
     right = [row for row in rows if row.success]
     best = min(right, key=lambda row: (not row.candidate.dynamic, row.seconds or 0.0))
     return [best.candidate]
-
-
-def single_best(models: Sequence[Sequence[Row]]) -> list[Candidate]:
-    """The order of all candidates that costs least on all models, dynamic ones first.
-
-    Which models the dynamic ones leave to the static ones does not depend on their order,
-    so the best order of each half is found on its own, among all of them.
-    """
-    import numpy as np  # noqa: PLC0415 - the parent of an export needs none of it
-
-    candidates = sorted({row.candidate for rows in models for row in rows}, key=str)
-    places = {candidate: place for place, candidate in enumerate(candidates)}
-    seconds = np.zeros((len(models), len(candidates)))
-    right = np.zeros(seconds.shape, dtype=bool)
-    for number, rows in enumerate(models):
-        for row in rows:
-            seconds[number, places[row.candidate]] = row.seconds or 0.0
-            right[number, places[row.candidate]] = row.success
-    open_models = np.ones(len(models), dtype=bool)
-    order: list[int] = []
-    for dynamic in (True, False):
-        half = [places[item] for item in candidates if item.dynamic == dynamic]
-        order += _best_half(half, seconds[open_models], right[open_models])
-        open_models &= ~right[:, half].any(axis=1)
-    return [candidates[place] for place in order]
-
-
-def _best_half(half: Sequence[int], seconds: NDArray[Any], right: NDArray[Any]) -> tuple[int, ...]:
-    def cost(order: tuple[int, ...]) -> float:
-        chosen = list(order)
-        done = right[:, chosen].cumsum(axis=1) - right[:, chosen] > 0
-        return float((seconds[:, chosen] * ~done).sum())
-
-    return min(itertools.permutations(half), key=cost)

@@ -94,6 +94,7 @@ class FittedRanker:
         hindsight: What the failure of one candidate says of another.
         tallies: By candidate, by strategy, and by family and candidate.
         medians: By what is measured, then by candidate, by strategy, and over all (``).
+        single_best: The one order that costs least over all models.
     """
 
     chances: Chances = field(default_factory=Chances)
@@ -104,6 +105,7 @@ class FittedRanker:
     hindsight: Hindsight = field(default_factory=Hindsight)
     tallies: Mapping[str, Tally] = field(default_factory=dict)
     medians: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    single_best: Sequence[Candidate] = ()
 
     def probabilities(
         self,

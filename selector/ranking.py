@@ -42,6 +42,8 @@ TWIN_MARGIN = 1.5
 # Recording a forward takes about a tenth of an attempt, so it pays only where the first attempt
 # fails more often than that.
 SURE = 0.9
+# What the learned order has to save of the expected cost to be preferred to the single best one.
+NOISE = 0.1
 FEWEST_SIMILAR = 3
 OPERATORS_SHOWN = 3
 
@@ -58,7 +60,8 @@ class RankedCandidate:
             `time` the expected seconds over the probability, for `attempts` the probability
             of failure, else what the objective measures; None in the static order. A
             candidate without weights stands before its twin with them unless it is clearly
-            worse.
+            worse, and the single best order's first one stands first where that costs
+            hardly more.
         time_limit: Seconds after which an attempt is stopped unless the user says otherwise.
         reasons: Why it stands here, short sentences.
         speaks_for: What raises its probability most, the strongest first.
@@ -150,6 +153,8 @@ def _ranked(  # noqa: PLR0913 - as above
     except RankerError as error:
         return static_ranking(features, candidates, str(error), objective)
     ranking = _ordered(chosen.ranker, features, entries, objective)
+    if objective == "time" and entries and not failed:
+        ranking = _abstaining(ranking, chosen.ranker.single_best)
     notes = [note for note in (chosen.note, ranking.note) if note]
     return replace(ranking, note="; ".join(notes) or None)
 
@@ -278,6 +283,35 @@ def _ordered(
     first = order[0].success_probability if order and objective not in QUALITIES else None
     sure = first is not None and first >= SURE
     return Ranking(order=tuple(order), trained=True, note=note, sure=sure)
+
+
+def _abstaining(ranking: Ranking, single_best: Sequence[Candidate]) -> Ranking:
+    """The ranking, with the single best order's first choice first if that costs hardly more.
+
+    After a failure, what it tells of the others counts, in any case.
+    """
+    first = ranking.order[0]
+    places = {candidate.with_weights(): place for place, candidate in enumerate(single_best)}
+    alike = [item for item in ranking.order if item.candidate.dynamic == first.candidate.dynamic]
+    usual = min(alike, key=lambda item: places.get(item.candidate.with_weights(), len(places)))
+    if usual.candidate.with_weights() == first.candidate.with_weights():
+        return ranking
+    order = [usual, *(item for item in ranking.order if item != usual)]
+    saved = 1 - _expected_cost(ranking.order) / _expected_cost(order)
+    if saved >= NOISE:
+        return ranking
+    why = f"first in the single best order; the learned one would save {max(saved, 0):.0%}, noise"
+    order[0] = replace(usual, reasons=(why, *usual.reasons))
+    return replace(ranking, order=tuple(order))
+
+
+def _expected_cost(order: Sequence[RankedCandidate]) -> float:
+    """Seconds until one is right, or all have failed, if failures are independent."""
+    cost, open_chance = 0.0, 1.0
+    for item in order:
+        cost += open_chance * (item.expected_seconds or 0.0)
+        open_chance *= 1 - (item.success_probability or 0.0)
+    return cost
 
 
 def _chance_of_dynamic(entries: Sequence[RankedCandidate]) -> float | None:

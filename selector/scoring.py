@@ -16,12 +16,12 @@ from selector.orders import (
     Spent,
     fixed,
     learned,
-    single_best,
     spend,
     static,
     virtual_best,
 )
 from selector.ranker import timed_matrix
+from selector.single_best import single_best
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -18,6 +18,7 @@ from selector.ranker import (
     matrix,
     timed_matrix,
 )
+from selector.single_best import single_best
 from strategies.base import Candidate
 
 # With fewer rows an estimator says less than rates and medians do.
@@ -126,6 +127,7 @@ def fit(rows: Sequence[Row]) -> FittedRanker:
                 for name in ("latency", "size", "coverage")
             },
         },
+        single_best=single_best(hindsight.by_model(rows)),
     )
 
 

@@ -8,7 +8,8 @@ from dataclasses import replace
 import pytest
 
 from selector import training
-from selector.orders import Spent, fixed, single_best, spend, static, virtual_best
+from selector.orders import Spent, fixed, spend, static, virtual_best
+from selector.single_best import single_best
 from selector.training import Row
 from strategies.base import Candidate
 from strategies.registry import portfolio

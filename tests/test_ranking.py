@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from selector import training
 from selector.errors import InvalidRequestError
 from selector.features import ModelFeatures
+from selector.hindsight import Failure
 from selector.ranker import FittedRanker, Tally
 from selector.ranking import OBJECTIVES, Ranking, rank_candidates, static_ranking
 from strategies.base import Candidate
@@ -79,6 +82,43 @@ def test_static_candidates_come_after_all_dynamic_ones(
     dynamic = [item.candidate.dynamic for item in ranking.order]
     assert dynamic == sorted(dynamic, reverse=True)
     assert len(ranking.order) == len(portfolio())
+
+
+FAST, SLOW = Candidate(strategy="usage_based"), Candidate(strategy="htp")
+LIGHT = replace(SLOW, weights="void")
+
+
+def even(seconds: float, *single_best: Candidate) -> FittedRanker:
+    """A ranker that expects equal chances of all, and so many seconds of the slow ones."""
+    return FittedRanker(
+        tallies={str(item): Tally(90, 100) for item in (FAST, SLOW, LIGHT)},
+        medians={"success_seconds": {"usage_based": 1.0, "htp": seconds}},
+        single_best=single_best,
+    )
+
+
+def test_where_learning_gains_nothing_the_single_best_order_is_kept() -> None:
+    ranking = rank_candidates(PLAIN, (FAST, SLOW), ranker=even(1.05, SLOW, FAST))
+    assert ranking.candidates == (SLOW, FAST)
+    assert ranking.order[0].reasons[0] == (
+        "first in the single best order; the learned one would save 4%, noise"
+    )
+
+
+@pytest.mark.parametrize("ranker", [even(1.05), even(1.05, FAST, SLOW), even(2.0, SLOW, FAST)])
+def test_where_learning_gains_the_learned_order_is_kept(ranker: FittedRanker) -> None:
+    assert rank_candidates(PLAIN, (FAST, SLOW), ranker=ranker).candidates == (FAST, SLOW)
+
+
+def test_a_twin_without_weights_goes_first_in_the_single_best_order_too() -> None:
+    ranking = rank_candidates(PLAIN, (FAST, SLOW, LIGHT), ranker=even(1.05, SLOW, FAST))
+    assert ranking.candidates[0] == LIGHT
+
+
+def test_after_a_failure_what_was_learned_of_it_counts() -> None:
+    failed = [Failure(candidate=Candidate(strategy="fx"), kind="CaptureError")]
+    ranking = rank_candidates(PLAIN, (FAST, SLOW), ranker=even(1.05, SLOW, FAST), failed=failed)
+    assert ranking.candidates == (FAST, SLOW)
 
 
 @pytest.mark.parametrize("tried", [2, 300])
