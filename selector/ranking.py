@@ -32,7 +32,7 @@ QUALITIES = frozenset({"latency", "size", "coverage"})
 LOWERING_NAMES = {"torchscript": "TorchScript has no symbolic", "torchlib": "torchlib has nothing"}
 HARDLY = 0.1
 # A file with dynamic axes is worth trying for, unless it is less likely than this.
-UNLIKELY = 0.1
+UNLIKELY = 0.2
 # Seconds for an attempt of which nothing is known: everything that was measured took less.
 USUAL_LIMIT = 900.0
 # How much dearer a candidate without weights must look than its twin with them to come after

@@ -121,7 +121,7 @@ def test_after_a_failure_what_was_learned_of_it_counts() -> None:
     assert ranking.candidates == (FAST, SLOW)
 
 
-@pytest.mark.parametrize("tried", [2, 300])
+@pytest.mark.parametrize("tried", [1, 300])
 def test_static_files_come_first_where_dynamic_axes_are_unlikely(tried: int) -> None:
     dynamic, static = Candidate(strategy="htp"), Candidate(strategy="htp", dynamic=False)
     fitted = FittedRanker(

@@ -239,7 +239,7 @@ def test_a_worse_ranker_does_not_replace_the_one_in_use(
     monkeypatch.setenv("XDG_DATA_HOME", str(tmp_path / "data"))
     good = synthetic.records()
     lying = [
-        item.model_copy(update={"success": item.candidate.strategy == "fx", "stage": "lower"})
+        item.model_copy(update={"success": not item.candidate.dynamic, "stage": "lower"})
         for item in synthetic.records(families=("encoder", "cnn"), per_family=4)
     ]
     truth, lies = (
