@@ -9,7 +9,7 @@ import onnx_ir as ir
 from onnx_ir.passes import common as passes
 from onnx_ir.tensor_adapters import from_torch_dtype
 
-from strategies import hierarchy, saving
+from strategies import half_precision, hierarchy, saving
 from strategies.errors import LoweringError
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def finish(model: ir.Model, module: nn.Module, request: ExportRequest) -> None:
     _convert_opset(model, request.opset)
     _drop_unused(model)
     _keep_padding(model)
+    half_precision.write_out(model)
     _name_inputs(graph, request)
     _name_outputs(graph, request)
     for node in hierarchy.all_nodes(graph):

@@ -357,6 +357,11 @@ PRODUCTS: dict[str, Case] = {
         torch.linalg.cholesky(square(x)),
         torch.linalg.cholesky(square(x), upper=True),
     ),
+    "cholesky_solve": lambda x: (
+        torch.cholesky_solve(x, torch.linalg.cholesky(square(x))),
+        torch.cholesky_solve(x, torch.linalg.cholesky(square(x)).mT, upper=True),
+    ),
+    "matrix_exp": lambda x: (torch.matrix_exp(x @ x.mT / 8), torch.matrix_exp(x[0, :, :3] * 9)),
     "trace": lambda x: torch.trace(square(x)[0]),
     "matrix_power": lambda x: torch.linalg.matrix_power(square(x), 3),
     "solve_triangular": lambda x: (

@@ -25,6 +25,8 @@ GROUPS: Mapping[str, Sequence[str]] = {
         "grouped attention",
         "cdist",
         "cholesky",
+        "cholesky_solve",
+        "matrix_exp",
         "solve_triangular",
     ),
     "attention": ("attention",),

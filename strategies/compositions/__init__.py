@@ -9,6 +9,7 @@ from __future__ import annotations
 from strategies.compositions import (
     complex_pairs,
     counting,
+    decompositions,
     elementwise,
     fourier,
     images,
@@ -31,6 +32,7 @@ _MODULES = (
     moving,
     pieces,
     products,
+    decompositions,
     resizing,
     images,
     sizes,

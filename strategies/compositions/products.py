@@ -141,6 +141,13 @@ def _solve_triangular(
     return inverse @ B
 
 
+@composes("cholesky_solve")
+def _cholesky_solve(B: Tensor, L: Tensor, upper: bool = False) -> Any:
+    lower = L.transpose(-2, -1) if upper else L
+    half = _solve_triangular(lower, B, upper=False)
+    return _solve_triangular(lower.transpose(-2, -1), half, upper=True)
+
+
 def _inverse_of_lower(x: Tensor, unitriangular: bool) -> Any:
     """The inverse, from blocks along the diagonal that double in size.
 
