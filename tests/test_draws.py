@@ -17,6 +17,9 @@ from selector.draws import NORMAL, UNIFORM, UnknownDrawError
 from selector.errors import VerificationError
 from selector.reference import compute_reference
 from selector.verification import VerificationReport, verify_file
+from strategies import registry
+from strategies.base import Candidate
+from tests.exporting import request_for
 from tests.references import Function, inputs
 
 HEADER = '<ir_version: 10, opset_import: ["" : 18]>\n'
@@ -172,6 +175,37 @@ def test_external_data_stay_beside_the_file(tmp_path: Path) -> None:
     reference = compute_reference(module, recipe)
     report = verify_file(path, reference, dynamic=False, module=module, require_tags=False)
     assert report.ok
+
+
+class Shuffling(nn.Module):
+    """Draws choices, orders and times, and numbers as many as its input has."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = x[torch.randperm(x.shape[0])]
+        chosen = torch.multinomial(x.softmax(-1), 3)
+        several = torch.multinomial(x.softmax(-1), 4, replacement=True)
+        times = torch.empty_like(x).exponential_(2.0)
+        noise = torch.randn((x.shape[0], 1), generator=None)
+        return x * times + x.gather(-1, chosen).sum() + x.gather(-1, several).sum() + noise
+
+
+@pytest.mark.parametrize("strategy", registry.names())
+# torch's tracer calls functions of its own that it has deprecated.
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
+def test_strategies_keep_what_is_drawn(strategy: str, tmp_path: Path) -> None:
+    module = Shuffling()
+    reference = compute_reference(module, inputs())
+    request = request_for(
+        module,
+        inputs().make(),
+        Candidate(strategy=strategy),
+        tmp_path,
+        axes=reference.dynamic_axes,
+        output_axes=reference.output_axes,
+    )
+    path = registry.resolve(strategy)(request).path
+    report = verify_file(path, reference, dynamic=True, module=module)
+    assert "compared on the same random numbers" in report.notes[0]
 
 
 def test_draws_are_noted_in_order() -> None:

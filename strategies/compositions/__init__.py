@@ -7,6 +7,7 @@ replaced in turn, so those that need each other call each other.
 from __future__ import annotations
 
 from strategies.compositions import (
+    chance,
     complex_pairs,
     counting,
     decompositions,
@@ -40,6 +41,7 @@ _MODULES = (
     complex_pairs,
     fourier,
     writing,
+    chance,
 )
 # What to call in place of each function while a trace is recorded.
 COMPOSITIONS = {
