@@ -77,11 +77,11 @@ class Replay:
         return outputs
 
     def _require_same(self, draws: Sequence[Draw]) -> None:
-        told = f"forward draws random numbers {len(draws)} times, the file"
+        told = f"drawn tensors of random numbers: {len(draws)} in forward, "
         if not self._drawing:
-            raise DrawsError(f"{told} never: they are constants in it")
+            raise DrawsError(f"{told}none in the file, where they are constants")
         if len(self._drawing) != len(draws):
-            raise DrawsError(f"{told} {len(self._drawing)} times")
+            raise DrawsError(f"{told}{len(self._drawing)} in the file")
         for place, (node, draw) in enumerate(zip(self._drawing, draws, strict=True)):
             if KINDS[node.op_type] != draw.kind:
                 raise DrawsError(f"draw {place} is {draw.kind} in forward, {node.op_type} here")

@@ -118,15 +118,15 @@ def test_frozen_numbers_are_wrong(verified: Callable[..., VerificationReport]) -
     frozen = f"""main (float[2, 5] x) => (float[2, 5] output)
         <float[2, 5] drawn = {{{numbers}}}> {{ output = Add(x, drawn) }}"""
     error = refused(verified, frozen, noisy, dynamic=False)
-    assert "forward draws random numbers 1 times, the file never: they are constants" in error
+    assert "random numbers: 1 in forward, none in the file, where they are constants" in error
 
 
 def test_another_number_of_draws_is_wrong(verified: Callable[..., VerificationReport]) -> None:
     error = refused(verified, NOISY, lambda x: noisy(x) + torch.randn_like(x) + torch.rand(()))
-    assert "forward draws random numbers 3 times, the file 1 times" in error
+    assert "random numbers: 3 in forward, 1 in the file" in error
     text = f"{SIGNATURE} {{ a = RandomNormalLike(x) b = Add(x, a) c = RandomNormalLike(x)"
     error = refused(verified, f"{text} output = Add(b, c) }}", noisy)
-    assert "1 times, the file 2 times" in error
+    assert "random numbers: 1 in forward, 2 in the file" in error
 
 
 def test_other_shapes_and_kinds_are_wrong(verified: Callable[..., VerificationReport]) -> None:
