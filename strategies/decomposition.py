@@ -95,7 +95,7 @@ def _is_known(target: Any, table: Table) -> bool:
     return (
         name in default_registry
         or target in _decomposable()
-        or name.startswith(("aten::_assert", "aten::sym_"))
+        or name.startswith(("aten::_assert", "aten::sym_", "autoexport::"))
     )
 
 

@@ -37,6 +37,10 @@ _TRANSLATIONS: Translations = {
     torch.ops.aten.sym_numel.default: lowerings.size,
     torch.ops.aten.sym_stride.int: lowerings.stride,
     torch.ops.autoexport.linear_recurrence.default: lowerings.linear_recurrence,
+    **{
+        getattr(torch.ops.autoexport, name).default: function
+        for name, function in lowerings.MARKERS.items()
+    },
 }
 # Where torch.export notes the modules around an operation, outermost first.
 _STACK = "nn_module_stack"

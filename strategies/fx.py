@@ -37,6 +37,8 @@ from strategies.transformers_patches import load_translations, patched_for_expor
 if TYPE_CHECKING:
     import onnx_ir as ir
 
+    from strategies import symbolic_loops
+
 # Nothing public says whether a size was fixed, tells operators from other functions, traces
 # one operator by itself, or changes a graph that is about to be lowered.
 PRIVATE_PARTS = (
@@ -82,12 +84,33 @@ class FxStrategy(ExportStrategy):
 
     def _export(self, model: nn.Module, request: ExportRequest) -> ir.Model:
         _require_private_parts()
-        from strategies.exported_program import lower, quiet  # noqa: PLC0415 - needs those parts
+        from strategies import symbolic_loops  # noqa: PLC0415 - needs those parts
+        from strategies.exported_program import quiet  # noqa: PLC0415 - as above
 
-        call = NamedCall(model, tuple(request.inputs), request.constants).eval()
-        with quiet(), patched_for_export(model) as translations:
+        loops = symbolic_loops.Loops() if request.dynamic_axes else None
+        with quiet():
+            try:
+                return _captured(model, request, loops)
+            except Exception:
+                if loops is None or not loops.count:
+                    raise
+                return _captured(model, request, None)
+
+
+def _captured(
+    model: nn.Module, request: ExportRequest, loops: symbolic_loops.Loops | None
+) -> ir.Model:
+    """Captures a call of the module, its loops over sizes kept or unrolled, and lowers it."""
+    from strategies import loop_bodies  # noqa: PLC0415 - needs private parts of torch
+    from strategies.exported_program import lower  # noqa: PLC0415 - as above
+
+    call = NamedCall(model, tuple(request.inputs), request.constants).eval()
+    with patched_for_export(model, open_loops=loops is not None) as translations:
+        with loops.kept(model) if loops else contextlib.nullcontext():
             program = _capture(call, request)
-            return lower(program, model, translations, opset=request.opset)
+        graph = lower(program, model, translations, opset=request.opset)
+    loop_bodies.fill_in(graph)
+    return graph
 
 
 def _require_private_parts() -> None:

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import onnx_ir as ir
     from torch import nn
 
+    from strategies import symbolic_loops
+
 
 class HtpStrategy(ExportStrategy):
     """Records every aten operation of one run, with the module that issued it.
@@ -38,38 +40,60 @@ class HtpStrategy(ExportStrategy):
 
     def _export(self, model: nn.Module, request: ExportRequest) -> ir.Model:
         internals.require_supported_torch(internals.RECORDING)
-        from strategies import (  # noqa: PLC0415 - they import what was just made sure of
-            pieces,
-            recording,
-            scans,
-            simplification,
-            sizes,
-            torchlib,
-        )
+        from strategies import symbolic_loops  # noqa: PLC0415 - it imports what was just made sure of
 
-        tools = torchlib.toolkit()
-        record: Callable[..., recording.Record] = recording.record
-        with contextlib.ExitStack() as stack:
-            stack.enter_context(exportable(model, plain_attention=False))
-            stack.enter_context(scans.solved_at_once(model))
-            if request.candidate.dynamic and request.dynamic_axes:
-                axes = request.dynamic_axes
-                record = functools.partial(recording.record_symbolic, dynamic_axes=axes)
-                stack.enter_context(PackedVision(model).applied())
-                stack.enter_context(scans.kept_whole(model))
-                stack.enter_context(pieces.kept_together())
-                stack.enter_context(sizes.kept_open(model))
-            recorded = record(
-                model, request.inputs, request.constants, decompositions=tools.decompositions
-            )
-        translations = {
-            operator: function
-            for operator, function in translations_for(model).items()
-            if operator not in _TORCHLIB_IS_RIGHT
-        }
-        graph = torchlib.lower(recorded, _tensor_names(model), translations)
-        simplification.simplify(graph)
-        return graph
+        open_sizes = request.candidate.dynamic and request.dynamic_axes
+        loops = symbolic_loops.Loops() if open_sizes else None
+        try:
+            return _recorded(model, request, loops)
+        except Exception:
+            if loops is None or not loops.count:
+                raise
+            return _recorded(model, request, None)
+
+
+def _recorded(
+    model: nn.Module, request: ExportRequest, loops: symbolic_loops.Loops | None
+) -> ir.Model:
+    """Records a call of the module, its loops over sizes kept or unrolled, and lowers it."""
+    from strategies import (  # noqa: PLC0415 - they import private parts of torch
+        loop_bodies,
+        loop_keys,
+        pieces,
+        recording,
+        scans,
+        simplification,
+        sizes,
+        torchlib,
+    )
+
+    tools = torchlib.toolkit()
+    record: Callable[..., recording.Record] = recording.record
+    keys = loop_keys.SUBSCRIPTS if loops else None
+    with contextlib.ExitStack() as stack:
+        stack.enter_context(exportable(model, plain_attention=False, replacements=keys))
+        stack.enter_context(scans.solved_at_once(model))
+        if request.candidate.dynamic and request.dynamic_axes:
+            axes = request.dynamic_axes
+            record = functools.partial(recording.record_symbolic, dynamic_axes=axes)
+            stack.enter_context(PackedVision(model).applied())
+            stack.enter_context(scans.kept_whole(model))
+            stack.enter_context(pieces.kept_together())
+            stack.enter_context(sizes.kept_open(model))
+        if loops:
+            stack.enter_context(loops.kept(model))
+        recorded = record(
+            model, request.inputs, request.constants, decompositions=tools.decompositions
+        )
+    translations = {
+        operator: function
+        for operator, function in translations_for(model).items()
+        if operator not in _TORCHLIB_IS_RIGHT
+    }
+    graph = torchlib.lower(recorded, _tensor_names(model), translations)
+    simplification.simplify(graph)
+    loop_bodies.fill_in(graph)
+    return graph
 
 
 # torchlib's own write to a mask takes values of every shape.

@@ -8,8 +8,8 @@ from collections.abc import Collection, Iterable, Sequence
 import onnx_ir as ir
 
 from strategies import hierarchy
+from strategies.loop_markers import DOMAIN, END, INDEX, JOINED, START
 from strategies.step_numbers import LoopError
-from strategies.torchscript_loops import DOMAIN, END, INDEX, JOINED, START
 
 
 def fill_in(model: ir.Model) -> None:

@@ -7,8 +7,13 @@ import inspect
 import textwrap
 from collections.abc import Sequence
 from dataclasses import dataclass
-from types import CodeType
+from types import CodeType, FrameType
 from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from strategies.step_numbers import LoopError
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -24,6 +29,40 @@ class Statement:
     bound: frozenset[str]
     fresh: frozenset[str]
     grown: frozenset[str]
+
+    def begins_otherwise(self, frame: FrameType) -> bool:
+        """Whether the first step finds nothing where later ones find what the one before left."""
+        return any(frame.f_locals.get(name, ...) is None for name in self.bound)
+
+    def tensors(self, frame: FrameType) -> dict[str, Tensor]:
+        """Local variables that a step may change; sizes only where it binds them."""
+        return {
+            name: item
+            for name, item in frame.f_locals.items()
+            if isinstance(item, Tensor)
+            and not isinstance(item, nn.Parameter)
+            and name not in self.fresh
+            and (name in self.bound or item.dim() > 0)
+        }
+
+    def plain_numbers(self, frame: FrameType) -> dict[str, object]:
+        """Those that a step binds and that are no tensors."""
+        kinds = bool | int | float | torch.SymInt | torch.SymFloat | None
+        names = self.bound & frame.f_locals.keys()
+        return {
+            name: frame.f_locals[name] for name in names if isinstance(frame.f_locals[name], kinds)
+        }
+
+    def lengths(self, frame: FrameType) -> dict[str, int]:
+        """How many elements the lists have that steps append to.
+
+        Raises:
+            LoopError: One of them is no list.
+        """
+        lists = {name: frame.f_locals.get(name) for name in self.grown}
+        if any(type(item) is not list for item in lists.values()):
+            raise LoopError("a step appends to what is no list")
+        return {name: len(item) for name, item in lists.items() if item is not None}
 
 
 def find_statement(code: CodeType, line: int) -> Statement | None:

@@ -12,7 +12,7 @@ from onnxscript.function_libs.torch_lib.ops import core
 from onnxscript.function_libs.torch_lib.tensor_typing import TFloat, TReal, TTensor
 from onnxscript.onnx_types import BOOL, INT64
 
-from strategies import scans
+from strategies import loop_markers, scans
 
 Value = Any  # an ONNX value that is being recorded
 
@@ -137,6 +137,56 @@ def linear_recurrence(factors: Value, terms: Value, axis: int) -> Value:
     return scan.outputs[1]
 
 
+def loop_index(count: INT64, loop: int) -> INT64:
+    """The number of a loop's step, a marker as those that follow."""
+    return _marker(loop_markers.INDEX, [count], loop=loop)
+
+
+def loop_start(x: TTensor, loop: int, place: int) -> TTensor:
+    """What a step is given."""
+    return _marker(loop_markers.START, [x], loop=loop, place=place)
+
+
+def loop_end(
+    ends: Sequence[TTensor],
+    starts: Sequence[TTensor],
+    loop: int,
+    places: Sequence[int],
+    place: int,
+) -> TTensor:
+    """What a step ends with."""
+    inputs = [*ends, *starts]
+    return _marker(loop_markers.END, inputs, loop=loop, places=list(places), place=place)
+
+
+def loop_joined(  # noqa: PLR0913, PLR0917 - the operator's arguments
+    piece: TTensor,
+    ends: Sequence[TTensor],
+    starts: Sequence[TTensor],
+    before: Sequence[TTensor],
+    loop: int,
+    places: Sequence[int],
+    axis: int,
+    stacked: int,
+    dtype: int,
+    _shape: Sequence[INT64],
+) -> TTensor:
+    """What all steps add to a list, joined."""
+    kind = {"loop": loop, "axis": axis, "stacked": stacked, "dtype": dtype}
+    inputs = [piece, *ends, *starts, *before]
+    return _marker(loop_markers.JOINED, inputs, **kind, places=list(places))
+
+
+def _marker(kind: str, inputs: Sequence[Value], **attributes: Any) -> Value:
+    places = attributes.pop("places", None)
+    if places is not None:
+        attributes["places"] = ir.AttrInt64s("places", places)
+    node = ir.node(kind, inputs, attributes, domain=loop_markers.DOMAIN)
+    recorder: Any = evaluator.default()
+    recorder.nodes.append(node)
+    return node.outputs[0]
+
+
 def conv3d(  # noqa: PLR0913, PLR0917 - the operator's arguments
     tensor: TFloat,
     weight: TFloat,
@@ -221,6 +271,13 @@ def _lowest(like: Value) -> float:
     return float(like.dtype.min)
 
 
+# Of what a loop's step is captured between.
+MARKERS: Mapping[str, Callable[..., Any]] = {
+    "loop_open_index": loop_index,
+    "loop_start": loop_start,
+    "loop_end": loop_end,
+    "loop_joined": loop_joined,
+}
 OWN: Mapping[str, Callable[..., Any]] = {
     "aten::sym_numel": size,
     "aten::sym_stride.int": stride,
@@ -233,6 +290,7 @@ OWN: Mapping[str, Callable[..., Any]] = {
     "aten::squeeze.dim": squeeze,
     "aten::squeeze.dims": squeeze_all,
     "autoexport::linear_recurrence": linear_recurrence,
+    **{f"autoexport::{name}": function for name, function in MARKERS.items()},
     "aten::_scaled_dot_product_flash_attention_for_cpu": attention,
 }
 

@@ -38,7 +38,7 @@ def kept_open(model: nn.Module, *, values: bool = False) -> Iterator[None]:
     with ExitStack() as stack:
         stack.enter_context(_ones_open())
         stack.enter_context(stretches.kept_open(model))
-        for module in _sources(model):
+        for module in sources(model):
             names = vars(module)
             for name in _BUILTINS.keys() - names.keys():
                 names[name] = _BUILTINS[name]
@@ -57,7 +57,8 @@ def _ones_open() -> AbstractContextManager[None]:
     return found
 
 
-def _sources(model: nn.Module) -> list[Any]:
+def sources(model: nn.Module) -> list[Any]:
+    """The modules of Python that the classes of a model are from."""
     kinds = {kind for part in model.modules() for kind in type(part).__mro__}
     names = {kind.__module__ for kind in kinds if kind.__module__.partition(".")[0] != "torch"}
     return [sys.modules[name] for name in names - {object.__module__} if name in sys.modules]

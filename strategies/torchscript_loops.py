@@ -21,48 +21,14 @@ from onnx_ir.tensor_adapters import from_torch_dtype
 from torch import Tensor, nn
 from torch.onnx import symbolic_helper
 
-from strategies import rows, torchscript
+from strategies import loop_markers, rows, torchscript
 from strategies.compositions.tables import knowing_aliases
+from strategies.loop_markers import DOMAIN, END, INDEX, JOINED, START
 from strategies.loop_statements import Statement, find_statement
 from strategies.step_numbers import LoopError, unread
 
-DOMAIN = "autoexport"
-# The markers' operators in ONNX.
-INDEX, START, END, JOINED = "LoopIndex", "LoopStart", "LoopEnd", "LoopJoined"
 # Symbolics hold for their opset and all later ones.
 _OLDEST_OPSET = 9
-
-
-def _marker(name: str, schema: str, function: Callable[..., Tensor]) -> Any:
-    marker: Any = torch.library.custom_op(
-        f"{DOMAIN}::{name}", function, mutates_args=(), schema=schema
-    )
-    marker.register_fake(lambda *args: torch.empty_like(function(*args)))
-    return marker
-
-
-_index = _marker(
-    "loop_index", "(Tensor count, int loop) -> Tensor", lambda count, _: torch.zeros_like(count)
-)
-# What a step is given under a number; a copy, as it may be written to.
-_start = _marker("loop_start", "(Tensor x, int loop, int place) -> Tensor", lambda x, *_: x.clone())
-# One of all that it ends with, by its place among the numbers. Each has all of it, and what
-# it was given, so that nothing is lost that only the next step reads.
-_end = _marker(
-    "loop_end",
-    "(Tensor[] ends, Tensor[] starts, int loop, int[] places, int place) -> Tensor",
-    lambda ends, _, __, places, place: ends[places.index(place)].clone(),
-)
-
-
-# What all steps put into a list, joined as torch joins them, behind what stood in it before.
-# It too has all that a step ends with and was given.
-_joined = _marker(
-    "loop_joined",
-    "(Tensor piece, Tensor[] ends, Tensor[] starts, Tensor[] before, int loop, int[] places,"
-    " int axis, int stacked, int dtype, int[] shape) -> Tensor",
-    lambda piece, *rest: piece.new_empty(rest[-1]),
-)
 
 
 class Loops:
@@ -118,24 +84,24 @@ class Loops:
             everything = found.all()
         if len(everything) == 0:
             return
-        apart = int(len(everything) > 1 and _begins_otherwise(frame, statement))
+        apart = int(len(everything) > 1 and statement.begins_otherwise(frame))
         if apart:
             yield found.row(torch.tensor(0))
             everything = everything[1:]
         loop, self.count = self.count, self.count + 1
-        number = unread(_index(found.count() - apart, loop)) + apart
-        before = _tensors(frame, statement)
+        number = unread(loop_markers.index(found.count() - apart, loop)) + apart
+        before = statement.tensors(frame)
         places = {name: place for place, name in enumerate(before)}
-        starts = {name: _start(tensor, loop, places[name]) for name, tensor in before.items()}
+        starts = {name: loop_markers.start(tensor, loop, places[name]) for name, tensor in before.items()}
         versions = {name: tensor._version for name, tensor in before.items()}  # noqa: SLF001 - documented
-        plain = _plain_numbers(frame, statement)
-        lengths = {name: _length(frame.f_locals.get(name)) for name in statement.grown}
+        plain = statement.plain_numbers(frame)
+        lengths = statement.lengths(frame)
         row = found.row(number)
         for name, tensor in before.items():
             torchscript.give_value(tensor, starts[name])
         yield row
         after = {name: frame.f_locals[name] for name in before if name in frame.f_locals}
-        _check(plain, _plain_numbers(frame, statement), before, after)
+        _check(plain, statement.plain_numbers(frame), before, after)
         if any(len(frame.f_locals[name]) != length + 1 for name, length in lengths.items()):
             raise LoopError("a step adds to a list what is not one tensor")
         changed = [
@@ -149,7 +115,7 @@ class Loops:
             loop=loop,
             places=[places[name] for name in changed],
         )
-        ends = {name: _end(*marks, places[name]) for name in changed}
+        ends = {name: loop_markers.end(*marks, places[name]) for name in changed}
         # Whoever reads one of those afterwards shall be found out.
         own = {name: item for name, item in frame.f_locals.items() if isinstance(item, Tensor)}
         pieces = {name: _alias(frame.f_locals[name][-1]) for name in lengths}
@@ -186,17 +152,6 @@ class Loops:
             return function(tensors, dim, **options)
 
         return join
-
-
-def _begins_otherwise(frame: FrameType, statement: Statement) -> bool:
-    """Whether the first step finds nothing where later ones find what the one before left."""
-    return any(frame.f_locals.get(name, ...) is None for name in statement.bound)
-
-
-def _length(item: object) -> int:
-    if type(item) is not list:
-        raise LoopError("a step appends to what is no list")
-    return len(item)
 
 
 # Functions that join tensors, and whether along a new axis.
@@ -250,7 +205,7 @@ def _join(
         dtype, shape = from_torch_dtype(result.dtype).value, list(result.shape)
     ends, starts, loop, places = gathered.marks
     kind = loop, places, axis % len(shape), int(stacked), dtype, shape
-    joined = _joined(gathered.piece, ends, starts, items[:first], *kind)
+    joined = loop_markers.joined(gathered.piece, ends, starts, items[:first], *kind)
     torchscript.give_value(result, joined)
     return result
 
@@ -263,24 +218,6 @@ def _alias(item: object) -> Tensor:
         result = item.detach()
     torchscript.give_value(result, item)
     return result
-
-
-def _tensors(frame: FrameType, statement: Statement) -> dict[str, Tensor]:
-    """Local variables that a step may change; sizes only where it binds them."""
-    return {
-        name: item
-        for name, item in frame.f_locals.items()
-        if isinstance(item, Tensor)
-        and not isinstance(item, nn.Parameter)
-        and name not in statement.fresh
-        and (name in statement.bound or item.dim() > 0)
-    }
-
-
-def _plain_numbers(frame: FrameType, statement: Statement) -> Mapping[str, object]:
-    kinds = bool | int | float | None
-    names = statement.bound & frame.f_locals.keys()
-    return {name: frame.f_locals[name] for name in names if isinstance(frame.f_locals[name], kinds)}
 
 
 def _check(

@@ -17,17 +17,26 @@ Translations = Mapping[Callable[..., Any], Callable[..., Any]]
 
 
 @contextmanager
-def patched_for_export(model: nn.Module) -> Iterator[Translations]:
+def patched_for_export(
+    model: nn.Module, *, open_loops: bool = False
+) -> Iterator[Translations]:
     """Applies the patches of transformers to its own models; yields its ONNX translations.
 
     To other modules only ours apply: some of those change what general torch functions
     accept. Its preparation of inputs is not used, as it adds inputs that forward lacks.
 
+    Args:
+        model: Is put back as it was.
+        open_loops: Whether subscripts may have symbols in them that are loops' numbers.
+
     Raises:
         StrategyUnavailableError: The installed transformers has no such exporters.
     """
+    from strategies import loop_keys  # noqa: PLC0415 - it imports private parts of torch
+
+    keys = loop_keys.SUBSCRIPTS if open_loops else {}
     if not any(_is_from_transformers(module) for module in model.modules()):
-        with exportable(model, plain_attention=False):
+        with exportable(model, plain_attention=False, replacements=keys):
             yield {}
         return
     try:
@@ -48,7 +57,7 @@ def patched_for_export(model: nn.Module) -> Iterator[Translations]:
         noted_values.complete(),
         exporter_dynamo.reset_model_state(model),
         # torch.onnx takes no lowerings of ours for operators on complex numbers.
-        exportable(model, plain_attention=False, replacements=complex_pairs.TABLE),
+        exportable(model, plain_attention=False, replacements={**keys, **complex_pairs.TABLE}),
         packed.applied(),
         scans.kept_whole(model),
         scans.solved_at_once(model),
