@@ -55,6 +55,9 @@ PRIVATE_PARTS = (
     "torch._ops:OpOverload",
     "torch._subclasses.fake_tensor:FakeTensor.tolist",
     "torch._subclasses.functional_tensor:FunctionalTensor.tolist",
+    "torch:_from_functional_tensor",
+    "torch.fx.experimental.symbolic_shapes:free_unbacked_symbols",
+    "torch.fx.experimental.symbolic_shapes:ShapeEnv.set_real_tensor_prop_unbacked_vals",
     "onnxscript.function_libs.torch_lib.registration:default_registry",
 )
 # Frames from these folders are the exporters' own, not the model's.

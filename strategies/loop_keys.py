@@ -35,7 +35,8 @@ def write(tensor: Tensor, key: Item, value: Any) -> None:
         view.copy_(value) if isinstance(value, Tensor) else view.fill_(value)
         return
     axis, positions = stretch
-    view[(*[slice(None)] * axis, positions)] = value
+    where: Any = (*[slice(None)] * axis, positions)
+    view[where] = value
 
 
 # In the place of torch's own.

@@ -139,12 +139,14 @@ def linear_recurrence(factors: Value, terms: Value, axis: int) -> Value:
 
 def loop_index(count: INT64, loop: int) -> INT64:
     """The number of a loop's step, a marker as those that follow."""
-    return _marker(loop_markers.INDEX, [count], loop=loop)
+    result: INT64 = _marker(loop_markers.INDEX, [count], loop=loop)
+    return result
 
 
 def loop_start(x: TTensor, loop: int, place: int) -> TTensor:
     """What a step is given."""
-    return _marker(loop_markers.START, [x], loop=loop, place=place)
+    result: TTensor = _marker(loop_markers.START, [x], loop=loop, place=place)
+    return result
 
 
 def loop_end(
@@ -156,7 +158,8 @@ def loop_end(
 ) -> TTensor:
     """What a step ends with."""
     inputs = [*ends, *starts]
-    return _marker(loop_markers.END, inputs, loop=loop, places=list(places), place=place)
+    result: TTensor = _marker(loop_markers.END, inputs, loop=loop, places=list(places), place=place)
+    return result
 
 
 def loop_joined(  # noqa: PLR0913, PLR0917 - the operator's arguments
@@ -174,7 +177,8 @@ def loop_joined(  # noqa: PLR0913, PLR0917 - the operator's arguments
     """What all steps add to a list, joined."""
     kind = {"loop": loop, "axis": axis, "stacked": stacked, "dtype": dtype}
     inputs = [piece, *ends, *starts, *before]
-    return _marker(loop_markers.JOINED, inputs, **kind, places=list(places))
+    result: TTensor = _marker(loop_markers.JOINED, inputs, **kind, places=list(places))
+    return result
 
 
 def _marker(kind: str, inputs: Sequence[Value], **attributes: Any) -> Value:

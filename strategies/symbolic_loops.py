@@ -77,7 +77,7 @@ class Loops:
         return Range("range", (), {})
 
     def begin(self, numbers: _Range, frame: FrameType) -> Iterator[Any] | None:
-        """Takes over the loop that a frame begins; None where it begins none, or not a known one."""
+        """Takes over the loop that a frame begins; None where it begins none that is known."""
         # Else the numbers are unpacked, or handed over.
         if dis.opname[frame.f_code.co_code[frame.f_lasti]] != "GET_ITER":
             return None
@@ -93,8 +93,8 @@ class Loops:
             yield numbers.number(0)
         loop, self.count = self.count, self.count + 1
         count = numbers.count() - apart
-        number = loop_markers.open_index(count, loop)
-        torch._check(number < count)
+        number = _unknown(loop_markers.open_index(count, loop))
+        torch._check(number < count)  # type: ignore[no-untyped-call]  # noqa: SLF001 - documented, and has no types
         before = statement.tensors(frame)
         given = {
             name: loop_markers.start(tensor, loop, place)
@@ -147,7 +147,7 @@ class _Range:
 
     def count(self) -> Any:
         distance = self._stop - self._first + (self._step - 1)
-        return torch.sym_max(distance // self._step, 0)
+        return torch.sym_max(distance // self._step, 0)  # type: ignore[no-untyped-call]  # has no types
 
     def number(self, step: Any) -> Any:
         return step * self._step + self._first
@@ -215,6 +215,14 @@ class _Gathered:
         return result
 
 
+def _unknown(number: Any) -> Any:
+    """The same symbol, which nothing takes for the first step's number."""
+    found: Any = number.node
+    # There is a value where those of the example are computed alongside.
+    found.shape_env.real_tensor_prop_unbacked_vals.pop(found.expr, None)
+    return number
+
+
 def _gathered(
     frame: FrameType, lengths: Mapping[str, int], count: Any, marks: _Marks
 ) -> list[_Gathered]:
@@ -237,7 +245,7 @@ def _kept(item: object, *, like: Tensor) -> Tensor:
 def _writes(tensor: Tensor) -> object:
     """Differs once the tensor was written to."""
     if isinstance(tensor, FunctionalTensor):
-        return id(torch._from_functional_tensor(tensor.elem))  # noqa: SLF001
+        return id(torch._from_functional_tensor(tensor.elem))  # noqa: SLF001 - its version does not say
     return tensor._version  # noqa: SLF001 - documented
 
 

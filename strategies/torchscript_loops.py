@@ -92,7 +92,9 @@ class Loops:
         number = unread(loop_markers.index(found.count() - apart, loop)) + apart
         before = statement.tensors(frame)
         places = {name: place for place, name in enumerate(before)}
-        starts = {name: loop_markers.start(tensor, loop, places[name]) for name, tensor in before.items()}
+        starts = {
+            name: loop_markers.start(tensor, loop, places[name]) for name, tensor in before.items()
+        }
         versions = {name: tensor._version for name, tensor in before.items()}  # noqa: SLF001 - documented
         plain = statement.plain_numbers(frame)
         lengths = statement.lengths(frame)

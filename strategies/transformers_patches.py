@@ -17,9 +17,7 @@ Translations = Mapping[Callable[..., Any], Callable[..., Any]]
 
 
 @contextmanager
-def patched_for_export(
-    model: nn.Module, *, open_loops: bool = False
-) -> Iterator[Translations]:
+def patched_for_export(model: nn.Module, *, open_loops: bool = False) -> Iterator[Translations]:
     """Applies the patches of transformers to its own models; yields its ONNX translations.
 
     To other modules only ours apply: some of those change what general torch functions

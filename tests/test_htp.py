@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -311,7 +312,7 @@ def test_a_loop_over_a_value_is_recorded_as_often_as_it_ran(tmp_path: Path) -> N
 class Unrolled(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         total = x[:, 0]
-        for step in range(x.shape[1]):
+        for step in range(operator.index(x.shape[1])):
             total = total * 0.5 + x[:, step]
         return total
 
