@@ -103,7 +103,7 @@ def _at_least_zero(number: Any) -> Any:
     return torch.sym_max(number, 0)  # type: ignore[no-untyped-call]  # torch has no types here
 
 
-class _Range:
+class OpenRange:
     """A range with a symbol, whose numbers are plain ones for whoever asks for them."""
 
     def __init__(self, first: Any, stop: Any, step: int) -> None:
@@ -122,7 +122,7 @@ class _Range:
 @contextmanager
 def kept_open(model: nn.Module) -> Iterator[None]:
     """Within it `list` of a range with a symbol is a stretch, in the model's code."""
-    with instead(model, {"range": _ranges(), "list": lists(_ends)}):
+    with instead(model, {"range": ranges(OpenRange), "list": lists(_ends)}):
         yield
 
 
@@ -158,17 +158,23 @@ def lists(ends: Callable[[object], tuple[Any, Any, int] | None]) -> type:
 
 
 def _ends(item: object) -> tuple[Any, Any, int] | None:
-    return item.ends if isinstance(item, _Range) else None
+    return item.ends if isinstance(item, OpenRange) else None
 
 
-def _ranges() -> type:
+def ranges(made: Callable[[Any, Any, int], Any]) -> type:
+    """What stands for `range`.
+
+    Args:
+        made: Is given where a range with a symbol begins and ends, and its step, and makes it.
+    """
+
     class Kind(type):
         def __call__(cls, *args: Any) -> Any:
             first, stop, step = (0, *args, 1) if len(args) == 1 else (*args, 1)[:3]
             is_open = any(isinstance(item, torch.SymInt) for item in (first, stop))
             if not is_open or type(step) is not int or step < 1:
                 return builtins.range(*args)
-            return _Range(first, stop, step)
+            return made(first, stop, step)
 
         def __instancecheck__(cls, item: object) -> bool:
             return isinstance(item, builtins.range)

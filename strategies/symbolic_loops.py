@@ -7,9 +7,9 @@ between them becomes the body of an ONNX Loop.
 
 from __future__ import annotations
 
-import builtins
 import ctypes
 import dis
+import functools
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -22,7 +22,7 @@ from onnx_ir.tensor_adapters import from_torch_dtype
 from torch import Tensor, nn
 from torch._subclasses.functional_tensor import FunctionalTensor
 
-from strategies import loop_markers
+from strategies import loop_markers, stretches
 from strategies.compositions.tables import knowing_aliases
 from strategies.loop_statements import Statement, find_statement
 from strategies.patching import attribute
@@ -49,32 +49,22 @@ class Loops:
         Raises:
             LoopError: One of them cannot be.
         """
-        ranges = self._ranges()
+        open_range = stretches.ranges(functools.partial(_Range, self))
         with ExitStack() as stack:
             for module in sources(model):
-                if "range" not in vars(module):
-                    vars(module)["range"] = ranges
+                found = vars(module).get("range")
+                if found is None:
                     stack.callback(delattr, module, "range")
+                elif isinstance(found, type):
+                    # One that lists are made of.
+                    stack.callback(setattr, module, "range", found)
+                else:
+                    continue
+                vars(module)["range"] = open_range
             for name, stacked in _JOINING.items():
                 join = self._joining(getattr(torch, name), stacked=stacked)
                 stack.enter_context(attribute(torch, name, join))
             yield
-
-    def _ranges(self) -> type:
-        loops = self
-
-        class Range(type):
-            def __call__(cls, *args: Any) -> Any:
-                first, stop, step = (0, *args, 1) if len(args) == 1 else (*args, 1)[:3]
-                is_open = any(isinstance(item, torch.SymInt) for item in (first, stop))
-                if not is_open or type(step) is not int or step < 1:
-                    return builtins.range(*args)
-                return _Range(loops, first, stop, step)
-
-            def __instancecheck__(cls, item: object) -> bool:
-                return isinstance(item, builtins.range)
-
-        return Range("range", (), {})
 
     def begin(self, numbers: _Range, frame: FrameType) -> Iterator[Any] | None:
         """Takes over the loop that a frame begins; None where it begins none that is known."""
@@ -138,35 +128,25 @@ class Loops:
         return join
 
 
-class _Range:
+class _Range(stretches.OpenRange):
     """A range with a symbol in it; a loop over it may be given one number for all."""
 
     def __init__(self, loops: Loops, first: Any, stop: Any, step: int) -> None:
+        super().__init__(first, stop, step)
         self._loops = loops
-        self._first, self._stop, self._step = first, stop, step
 
     def count(self) -> Any:
-        distance = self._stop - self._first + (self._step - 1)
-        return torch.sym_max(distance // self._step, 0)  # type: ignore[no-untyped-call]  # has no types
+        first, stop, step = self.ends
+        return torch.sym_max((stop - first + (step - 1)) // step, 0)  # type: ignore[no-untyped-call]  # has no types
 
-    def number(self, step: Any) -> Any:
-        return step * self._step + self._first
-
-    def _plain(self) -> builtins.range:
-        return builtins.range(self._first, self._stop, self._step)
+    def number(self, index: Any) -> Any:
+        """That of a step."""
+        first, _, step = self.ends
+        return index * step + first
 
     def __iter__(self) -> Iterator[Any]:
         found = self._loops.begin(self, sys._getframe(1))  # noqa: SLF001 - the documented way
-        return iter(self._plain()) if found is None else found
-
-    def __len__(self) -> int:
-        return len(self._plain())
-
-    def __getitem__(self, index: Any) -> Any:
-        return self._plain()[index]
-
-    def __reversed__(self) -> Iterator[int]:
-        return reversed(self._plain())
+        return super().__iter__() if found is None else found
 
 
 # The functions of torch that join tensors, and whether along a new axis.
