@@ -41,6 +41,10 @@ _TRANSLATIONS: Translations = {
         getattr(torch.ops.autoexport, name).default: function
         for name, function in lowerings.MARKERS.items()
     },
+    **{
+        getattr(torch.ops.autoexport, name).default: lower
+        for name, lower in lowerings.ITERATIONS.items()
+    },
 }
 # Where torch.export notes the modules around an operation, outermost first.
 _STACK = "nn_module_stack"

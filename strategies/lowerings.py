@@ -12,7 +12,7 @@ from onnxscript.function_libs.torch_lib.ops import core
 from onnxscript.function_libs.torch_lib.tensor_typing import TFloat, TReal, TTensor
 from onnxscript.onnx_types import BOOL, INT64
 
-from strategies import loop_markers, scans
+from strategies import loop_markers, scans, whole
 
 Value = Any  # an ONNX value that is being recorded
 
@@ -191,6 +191,21 @@ def _marker(kind: str, inputs: Sequence[Value], **attributes: Any) -> Value:
     return node.outputs[0]
 
 
+def _iteration(name: str) -> Callable[..., Any]:
+    iteration = whole.ITERATIONS[name]
+
+    def lower(*inputs: Value) -> Value:
+        scan = iteration.node(inputs, inputs[0].dtype)
+        recorder: Any = evaluator.default()
+        recorder.nodes.append(scan)
+        return scan.outputs[0] if len(scan.outputs) == 1 else tuple(scan.outputs)
+
+    return lower
+
+
+ITERATIONS: Mapping[str, Callable[..., Any]] = {name: _iteration(name) for name in whole.ITERATIONS}
+
+
 def conv3d(  # noqa: PLR0913, PLR0917 - the operator's arguments
     tensor: TFloat,
     weight: TFloat,
@@ -296,6 +311,7 @@ OWN: Mapping[str, Callable[..., Any]] = {
     "autoexport::linear_recurrence": linear_recurrence,
     **{f"autoexport::{name}": function for name, function in MARKERS.items()},
     "aten::_scaled_dot_product_flash_attention_for_cpu": attention,
+    **{f"autoexport::{name}": lower for name, lower in ITERATIONS.items()},
 }
 
 # On complex numbers.

@@ -25,7 +25,10 @@ class KeepRecurrent(TorchFunctionMode):
         replacement = _REPLACEMENTS.get(getattr(func, "__name__", ""))
         # A packed sequence comes with its batch sizes, which moves the weights one place on.
         if replacement is not None and not kwargs and not isinstance(args[3], list | tuple):
-            return replacement(*args)
+            state = args[1]
+            # One whose output is projected has states of two widths, and is composed.
+            if isinstance(state, Tensor) or state[0].shape[-1] == state[1].shape[-1]:
+                return replacement(*args)
         return func(*args, **(kwargs or {}))
 
 

@@ -361,6 +361,13 @@ PRODUCTS: dict[str, Case] = {
         torch.cholesky_solve(x, torch.linalg.cholesky(square(x))),
         torch.cholesky_solve(x, torch.linalg.cholesky(square(x)).mT, upper=True),
     ),
+    "eigenvalues": lambda x: (
+        torch.linalg.eigh(square(x))[0],
+        torch.linalg.eigh(square(x), UPLO="U").eigenvectors.square(),
+        torch.linalg.svdvals(x),
+        torch.linalg.svdvals(x.mT),
+        (torch.diag(x[0, 0], 1), torch.diag(x[0], 1)),
+    ),
     "matrix_exp": lambda x: (torch.matrix_exp(x @ x.mT / 8), torch.matrix_exp(x[0, :, :3] * 9)),
     "trace": lambda x: torch.trace(square(x)[0]),
     "matrix_power": lambda x: torch.linalg.matrix_power(square(x), 3),

@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F  # noqa: N812 - its usual name
 from torch import Tensor
 
+from strategies import whole
 from strategies.compositions.tables import Table, composing
 from strategies.torchscript import is_tracing
 
@@ -110,15 +111,8 @@ def _matrix_power(x: Tensor, n: int) -> Any:
 
 @composes("cholesky")
 def _cholesky(A: Tensor, upper: bool = False) -> Any:
-    """Column by column; what each explains of the matrix is taken off the rest."""
-    places = torch.arange(int(A.shape[-1]))
-    rest, columns = A, list[Tensor]()
-    for place in range(int(A.shape[-1])):
-        column = rest[..., place] / torch.sqrt(rest[..., place, place]).unsqueeze(-1)
-        column = torch.where(places >= place, column, torch.zeros_like(column))
-        rest = rest - column.unsqueeze(-1) * column.unsqueeze(-2)
-        columns.append(column)
-    return torch.stack(columns, -2 if upper else -1)
+    columns = whole.ITERATIONS["cholesky"].operator(A, torch.arange(A.shape[-1]))[1]
+    return columns.mT if upper else columns
 
 
 @composes("solve_triangular")
@@ -134,11 +128,32 @@ def _solve_triangular(
         turned = (item.transpose(-2, -1) for item in (A, B))
         solved = _solve_triangular(*turned, upper=not upper, unitriangular=unitriangular)
         return solved.transpose(-2, -1)
+    if _is_by_rows(A):
+        return _by_rows(A, B, upper, unitriangular)
     if upper:
         inverse = _inverse_of_lower(A.transpose(-2, -1), unitriangular).transpose(-2, -1)
     else:
         inverse = _inverse_of_lower(A, unitriangular)
     return inverse @ B
+
+
+def _is_by_rows(x: Tensor) -> bool:
+    """Whether the size may be open; a trace does not say so, and many at once are of one size."""
+    size: object = x.shape[-1]
+    return x.dim() == 2 if is_tracing() else isinstance(size, torch.SymInt)
+
+
+def _by_rows(x: Tensor, right: Tensor, upper: bool, unitriangular: bool) -> Any:
+    if unitriangular:
+        off = x.triu(1) if upper else x.tril(-1)
+        x = off + torch.eye(x.shape[-1], dtype=x.dtype)
+    if upper:
+        x, right = x.flip(-2, -1), right.flip(-2)
+    # Each of a batch has both, whichever had the axes of the batch.
+    x, right = x + torch.zeros_like(right[..., :1, :1]), right + torch.zeros_like(x[..., :1, :1])
+    places = torch.arange(x.shape[-1])
+    found = whole.ITERATIONS["substitute"].operator(torch.zeros_like(right), x, right, places)
+    return found.flip(-2) if upper else found
 
 
 @composes("cholesky_solve")
@@ -171,3 +186,33 @@ def _inverse_of_lower(x: Tensor, unitriangular: bool) -> Any:
         blocks = torch.cat([F.pad(first, (0, width)), torch.cat([corner, second], -1)], -2)
         width *= 2
     return blocks.squeeze(-3)[..., :n, :n]
+
+
+@composes("lstm")
+def _lstm(input: Tensor, state: Any, *rest: Any) -> Any:
+    """With a projection of the output, which ONNX does not know."""
+    packed = not isinstance(state, list | tuple)
+    if packed or state[0].shape[-1] == state[1].shape[-1]:
+        return torch.lstm(input, state, *rest)
+    weights, has_biases, layers, _dropout, _train, bidirectional, batch_first = rest
+    x = input.transpose(0, 1) if batch_first else input
+    directions = 2 if bidirectional else 1
+    each = len(weights) // (layers * directions)
+    hidden, cells = list[Tensor](), list[Tensor]()
+    for layer in range(layers):
+        said = []
+        for index in range(layer * directions, (layer + 1) * directions):
+            taken, kept, *biases, projection = weights[index * each : (index + 1) * each]
+            backwards = index % directions == 1
+            gates = (x.flip(0) if backwards else x) @ taken.t()
+            gates = gates + biases[0] + biases[1] if has_biases else gates
+            last, cell, steps = whole.ITERATIONS["projected_lstm"].operator(
+                state[0][index], state[1][index], gates, kept.t(), projection.t()
+            )
+            steps = steps @ projection.t()
+            said.append(steps.flip(0) if backwards else steps)
+            hidden.append(last)
+            cells.append(cell)
+        x = torch.cat(said, -1)
+    every = x.transpose(0, 1) if batch_first else x
+    return every, torch.stack(hidden), torch.stack(cells)
