@@ -28,6 +28,8 @@ STYLE_SEEDS = (4, 5, 6)
 LARGE_LENGTH = 131
 LENGTHS = re.compile(r"length|_dim_")
 LARGE_SEED = 7
+# Of an example at other sizes, which no case has.
+CAPTURE_SEED = 8
 # After so long no case is run that files can be judged without.
 EXTRA_SECONDS = 20.0
 

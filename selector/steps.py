@@ -15,6 +15,7 @@ from selector.errors import AnalysisError, InvalidRequestError
 from selector.features import ModelFeatures
 from selector.plans import OTHER_SIZES
 from strategies.base import VOID, Candidate, ExportArtifact, ExportRequest
+from strategies.errors import FrozenAxisError, OtherSizesError, StrategyError
 from strategies.hierarchy import Hierarchy, read_hierarchy
 
 if TYPE_CHECKING:
@@ -338,9 +339,29 @@ def attempt_candidate(subject: Subject, order: AttemptOrder) -> Verified:
     Raises:
         StrategyError: The candidate did not produce a right file.
     """
-    from strategies import registry  # noqa: PLC0415 - imports onnx
+    from selector.recapture import another_example  # noqa: PLC0415 - only where it is needed
 
     request = _request(subject, order)
+    try:
+        return _attempt(subject, order, request)
+    except (FrozenAxisError, OtherSizesError) as error:
+        study = order.study
+        inputs = another_example(error, study.inputs, study.features)
+        if inputs is None or order.verify != FULL:
+            raise
+        directory = order.directory / "again"
+        again = replace(request, inputs=inputs, directory=directory, past_branches=True)
+        again.directory.mkdir()
+        try:
+            return _attempt(subject, order, again)
+        except StrategyError:
+            # What the model's own example leads to says more.
+            raise error from error.__cause__
+
+
+def _attempt(subject: Subject, order: AttemptOrder, request: ExportRequest) -> Verified:
+    from strategies import registry  # noqa: PLC0415 - imports onnx
+
     artifact = registry.resolve(order.candidate.strategy)(request)
     report = _verified(subject, order, request, artifact.path)
     _append_metadata(artifact.path, report.metadata())

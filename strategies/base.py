@@ -83,6 +83,8 @@ class ExportRequest:
         data_stem: What the names of these files begin with.
         locate: Where on disk a tensor's bytes lie already; None where they are in memory only.
         metadata: Entries for the model's own `metadata_props`.
+        past_branches: Whether the example was chosen so that forward takes branches which it
+            leaves out at lesser sizes.
     """
 
     candidate: Candidate
@@ -98,6 +100,7 @@ class ExportRequest:
     data_stem: str = "model"
     locate: Callable[[torch.Tensor], StoredTensor | None] = _nowhere
     metadata: Mapping[str, str] = field(default_factory=dict)
+    past_branches: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

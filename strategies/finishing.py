@@ -31,6 +31,8 @@ def finish(model: ir.Model, module: nn.Module, request: ExportRequest) -> None:
     _convert_opset(model, request.opset)
     _drop_unused(model)
     _keep_padding(model)
+    if request.past_branches:
+        _take_all_there_are(model)
     half_precision.write_out(model)
     _name_inputs(graph, request)
     _name_outputs(graph, request)
@@ -95,6 +97,25 @@ def _keep_padding(model: ir.Model) -> None:
             node.graph.insert_before(node, axes)
             node.resize_inputs(_AXES + 1)
             node.replace_input_with(_AXES, axes.outputs[0])
+
+
+def _take_all_there_are(model: ir.Model) -> None:
+    """Has a TopK of fewer than it asks for take all of them.
+
+    Forward keeps the best of a long sequence, and asks a short one for none: all are kept.
+    """
+    for node in list(hierarchy.all_nodes(model.graph)):
+        wanted = node.inputs[1] if node.op_type == "TopK" and not node.domain else None
+        if wanted is None or node.graph is None:
+            continue
+        axis = node.attributes["axis"].as_int() if "axis" in node.attributes else -1
+        ends = {"start": axis} if axis == -1 else {"start": axis, "end": axis + 1}
+        there = ir.node("Shape", [node.inputs[0]], ends)
+        least = ir.node("Min", [wanted, there.outputs[0]])
+        node.graph.insert_before(node, [there, least])
+        node.replace_input_with(1, least.outputs[0])
+        for output in node.outputs:
+            output.shape = None
 
 
 # The opset in which Pad was given axes, and their place among its inputs.

@@ -65,6 +65,9 @@ def fake_inputs(
     with functorch_config.patch(fake_tensor_propagate_real_tensors=follow_values):
         environment = ShapeEnv(duck_shape=False)
         mode = FakeTensorMode(shape_env=environment, allow_non_fake_inputs=True)
+    if dynamic_axes:
+        # A cache that hardly ever hits where sizes are symbols, and costs a third of a capture.
+        mode.cache_enabled = False
     symbols: dict[str, torch.SymInt] = {}
     tensors: list[torch.Tensor] = []
     for name, tensor in inputs.items():

@@ -1,0 +1,49 @@
+"""Captures that a branch on the example's sizes led astray, and that another example mends."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from selector import auto_export
+from strategies import registry
+from tests.exporting import largest_error
+
+
+class Trained(nn.Module):
+    """Adds positions as they are where they fit, and stretches them where they do not.
+
+    Of long rows it keeps the highest numbers only.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.positions = nn.Parameter(torch.randn(1, 3, 6, generator=torch.manual_seed(0)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        positions: Tensor = self.positions
+        if x.shape[2] != positions.shape[2]:
+            positions = nn.functional.interpolate(positions, size=x.shape[2], mode="nearest")
+        x = x + positions
+        if x.shape[2] > 8:
+            best = x.topk(8, dim=2).indices
+            x = x.masked_fill(torch.zeros_like(x).scatter(2, best, 1.0) == 0, -1.0)
+        return x
+
+
+@pytest.mark.parametrize("strategy", registry.names())
+def test_a_branch_that_the_example_does_not_take_is_taken(strategy: str, tmp_path: Path) -> None:
+    model = Trained().eval()
+    result = auto_export(
+        model,
+        tmp_path / "model.onnx",
+        inputs={"x": torch.randn(2, 3, 6)},
+        dynamic=True,
+        strategy=strategy,
+    )
+    assert [attempt.outcome for attempt in result.attempts] == ["succeeded"]
+    for rows, width in ((2, 6), (3, 5), (1, 8), (4, 20)):
+        assert largest_error(result.path, model, {"x": torch.randn(rows, 3, width)}) < 1e-6
