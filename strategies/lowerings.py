@@ -225,6 +225,11 @@ def conv3d(  # noqa: PLR0913, PLR0917 - the operator's arguments
     return result
 
 
+def determinant(tensor: Value) -> tuple[Value, None, None]:
+    """And nothing of the factors that the operator gives besides."""
+    return op.Det(tensor), None, None
+
+
 def squeeze(tensor: TTensor, dim: int) -> TTensor:
     """Without an axis, if that is of length 1; ONNX refuses any other.
 
@@ -306,6 +311,7 @@ OWN: Mapping[str, Callable[..., Any]] = {
     "aten::_unsafe_index.Tensor": index,
     "aten::index_put": index_put,
     "aten::_unsafe_index_put": index_put,
+    "aten::_linalg_det": determinant,
     "aten::squeeze.dim": squeeze,
     "aten::squeeze.dims": squeeze_all,
     "autoexport::linear_recurrence": linear_recurrence,

@@ -361,6 +361,18 @@ PRODUCTS: dict[str, Case] = {
         torch.cholesky_solve(x, torch.linalg.cholesky(square(x))),
         torch.cholesky_solve(x, torch.linalg.cholesky(square(x)).mT, upper=True),
     ),
+    "layers": lambda x: (
+        F.bilinear(x.mT, x.mT[..., :2], x[0, :, :6].reshape(3, 3, 2), x[0, :, 0]),
+        F.bilinear(x.mT, x.mT, x[0, :, :6].reshape(2, 3, 3)),
+        F.rrelu(x),
+        F.rrelu(x.clone(), 0.1, 0.5, inplace=True),
+        torch.linalg.multi_dot([x[0].T, x[1], x[0].T, x[0, :, 0]]),
+        torch.linalg.det(x[..., :3]),
+    ),
+    "bags": lambda x: tuple(
+        F.embedding_bag(ids(x[:, 0]), x.flatten()[:45].view(9, 5), mode=mode)
+        for mode in ("mean", "sum", "max")
+    ),
     "eigenvalues": lambda x: (
         torch.linalg.eigh(square(x))[0],
         torch.linalg.eigh(square(x), UPLO="U").eigenvectors.square(),

@@ -26,6 +26,8 @@ GROUPS: Mapping[str, Sequence[str]] = {
         "cdist",
         "cholesky",
         "cholesky_solve",
+        "layers",
+        "bags",
         "matrix_exp",
         "solve_triangular",
     ),

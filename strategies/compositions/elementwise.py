@@ -237,3 +237,17 @@ def _boolean(x: Any) -> bool:
 
 def _whole(x: Any) -> bool:
     return not x.is_floating_point() if isinstance(x, Tensor) else isinstance(x, int)
+
+
+@composes("rrelu")
+def _rrelu(
+    x: Tensor,
+    lower: float = 1 / 8,
+    upper: float = 1 / 3,
+    training: bool = False,
+    inplace: bool = False,
+) -> Any:
+    """Of a slope that is drawn in training alone."""
+    if training:
+        return torch.nn.functional.rrelu(x, lower, upper, training, inplace)
+    return torch.nn.functional.leaky_relu(x, (lower + upper) / 2, inplace)

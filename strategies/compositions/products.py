@@ -4,6 +4,7 @@
 # ruff: noqa: A002, FBT001, FBT002, N803, PLR0913, PLR0917 - the signatures are torch's
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -89,6 +90,46 @@ def _cdist(x: Tensor, y: Tensor, p: float = 2.0, **options: Any) -> Any:
     if p == 2 and is_tracing():
         return torch.cdist(x, y, p, **options)
     return torch.linalg.vector_norm(x.unsqueeze(-2) - y.unsqueeze(-3), p, -1)
+
+
+@composes("bilinear")
+def _bilinear(x: Tensor, y: Tensor, weight: Tensor, bias: Tensor | None = None) -> Any:
+    outputs, width, other = (int(size) for size in weight.shape)
+    mixed = (y @ weight.reshape(outputs * width, other).t()).unflatten(-1, (outputs, width))
+    product = (mixed * x.unsqueeze(-2)).sum(-1)
+    return product if bias is None else product + bias
+
+
+@composes("multi_dot")
+def _multi_dot(tensors: Sequence[Tensor]) -> Any:
+    """From left to right; which order is the cheapest depends on sizes."""
+    return functools.reduce(torch.matmul, tensors)
+
+
+@composes("embedding_bag")
+def _embedding_bag(
+    input: Tensor,
+    weight: Tensor,
+    offsets: Tensor | None = None,
+    max_norm: float | None = None,
+    norm_type: float = 2.0,
+    scale_grad_by_freq: bool = False,
+    mode: str = "mean",
+    sparse: bool = False,
+    per_sample_weights: Tensor | None = None,
+    include_last_offset: bool = False,
+    padding_idx: int | None = None,
+) -> Any:
+    """Of bags of one size; others are left to the exporters."""
+    if input.dim() != 2 or max_norm is not None or padding_idx is not None:
+        return F.embedding_bag(
+            *(input, weight, offsets, max_norm, norm_type, scale_grad_by_freq, mode, sparse),
+            *(per_sample_weights, include_last_offset, padding_idx),
+        )
+    vectors = F.embedding(input, weight)
+    if per_sample_weights is not None:
+        vectors = vectors * per_sample_weights.unsqueeze(-1)
+    return vectors.amax(1) if mode == "max" else getattr(vectors, mode)(1)
 
 
 @composes("vdot")
