@@ -144,7 +144,23 @@ class _Tracer:
                 stack.enter_context(self.mode)
                 stack.enter_context(enable_python_dispatcher())
             traced: fx.GraphModule = trace(*tensors)
+        _share_sizes(traced.graph)
         return traced
+
+
+def _share_sizes(graph: fx.Graph) -> None:
+    """Reads each size off the first tensor that has it.
+
+    The record reads it off the last one, which may be of one step of a loop.
+    """
+    first: dict[object, fx.Node] = {}
+    for node in graph.find_nodes(op="call_function", target=torch.ops.aten.sym_size.int):
+        size = node.meta.get("val")
+        if isinstance(size, torch.SymInt):
+            other = first.setdefault(size.node.expr, node)
+            if other is not node:
+                node.replace_all_uses_with(other)
+                graph.erase_node(node)
 
 
 def _record(call: NamedCall, tensors: Sequence[torch.Tensor], tracer: _Tracer) -> Record:
