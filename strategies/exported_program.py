@@ -15,6 +15,7 @@ import onnx_ir as ir
 import torch
 from onnx_ir.passes import common as passes
 from onnxscript import optimizer
+from onnxscript.function_libs.torch_lib.ops import core
 from torch import fx, nn
 
 from strategies import hierarchy, lowerings
@@ -36,6 +37,8 @@ _TRANSLATIONS: Translations = {
     torch.ops.aten.squeeze.dims: lowerings.squeeze_all,
     torch.ops.aten.sym_numel.default: lowerings.size,
     torch.ops.aten.sym_stride.int: lowerings.stride,
+    torch.ops.autoexport.gru.default: core.aten_gru,
+    torch.ops.autoexport.lstm.default: core.aten_lstm,
     torch.ops.autoexport.linear_recurrence.default: lowerings.linear_recurrence,
     **{
         getattr(torch.ops.autoexport, name).default: function

@@ -32,6 +32,7 @@ from strategies.errors import (
     StrategyUnavailableError,
 )
 from strategies.patching import attributes_restored
+from strategies.recurrent import KeepRecurrent
 from strategies.transformers_patches import load_translations, patched_for_export
 
 if TYPE_CHECKING:
@@ -147,7 +148,7 @@ def _run_export(
     slow = _without_slow_cache(dynamic=any(free))
     model = call.module
     open_sizes = sizes.kept_open(model, values=True)
-    with torch.no_grad(), slow, attributes_restored(model), open_sizes:
+    with torch.no_grad(), slow, attributes_restored(model), open_sizes, KeepRecurrent():
         return torch.export.export(call, tensors, dynamic_shapes={"tensors": axes}, strict=False)
 
 

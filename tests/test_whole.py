@@ -57,6 +57,19 @@ class Projected(nn.Module):
         return every, hidden, cells, self.plain(every)[0]
 
 
+class Recurrent(nn.Module):
+    """What ONNX has operators for."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.gru = nn.GRU(4, 6, 2, bidirectional=True, batch_first=True)
+        self.lstm = nn.LSTM(12, 5, batch_first=True)
+
+    def forward(self, x: Tensor) -> Any:
+        every, last = self.gru(x)
+        return every, last, self.lstm(every)[0]
+
+
 @pytest.mark.filterwarnings("ignore:LSTM with projections")  # torch's own, of its speed
 @pytest.mark.parametrize("strategy", registry.BUILTIN)
 @pytest.mark.parametrize(
@@ -65,8 +78,9 @@ class Projected(nn.Module):
         (Solves, ((5, 4), (3, 4), (8, 4), (1, 4))),
         (Eigenvalues, ((5, 4), (2, 4), (6, 4), (1, 4))),
         (Projected, ((2, 5, 4), (3, 9, 4), (1, 1, 4))),
+        (Recurrent, ((2, 5, 4), (3, 9, 4), (1, 1, 4))),
     ],
-    ids=["solves", "eigenvalues", "projected"],
+    ids=["solves", "eigenvalues", "projected", "recurrent"],
 )
 def test_gives_what_torch_gives_at_other_sizes(
     kind: type[nn.Module], sizes: tuple[tuple[int, ...], ...], strategy: str, tmp_path: Path
