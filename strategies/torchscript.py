@@ -88,6 +88,23 @@ def without_needless_passes() -> Iterator[None]:
 
 
 @contextmanager
+def before_writes(prepare: Callable[[Any], None]) -> Iterator[None]:
+    """Within it, the exporter hands over every graph before it removes operators that write.
+
+    Args:
+        prepare: May change the graph.
+    """
+    split = _exporter()._split_tensor_list_constants
+
+    def prepared(graph: Any, block: Any) -> None:
+        prepare(graph)
+        split(graph, block)
+
+    with _replaced("_split_tensor_list_constants", prepared):
+        yield
+
+
+@contextmanager
 def _replaced(name: str, function: Callable[..., Any]) -> Iterator[None]:
     exporter = _exporter()
     original = getattr(exporter, name)

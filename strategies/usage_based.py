@@ -27,6 +27,7 @@ from strategies import (
     torchscript_limits,
     torchscript_masks,
     torchscript_scopes,
+    torchscript_views,
 )
 from strategies.autograd_functions import without_gradients
 from strategies.base import VOID, ExportRequest, ExportStrategy, first_line
@@ -107,6 +108,7 @@ def _traced(
         torchscript_masks.broadcast(),
         torchscript.without_weights(call, refuse_constant),
         torchscript.without_needless_passes(),
+        torchscript_views.replayed(),
         void_parameters(model) if void else nullcontext(),
     ):
         proto = _trace_and_lower(call, request)

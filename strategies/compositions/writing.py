@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
@@ -130,4 +130,18 @@ def _every(step: int, axis: int, filling: Tensor, around: Tensor) -> Tensor:
     return torch.where(places, spread.narrow(axis, 0, length), around)
 
 
+def _copying(write: Callable[..., Tensor], compute: Callable[..., Tensor]) -> Callable[..., Tensor]:
+    """Writes to a view by a copy, as the exporter loses this write to one."""
+
+    def written(x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        if is_tracing() and x._is_view():  # noqa: SLF001 - documented
+            return x.copy_(compute(x, *args, **kwargs))
+        return write(x, *args, **kwargs)
+
+    return written
+
+
 TABLE[Tensor.__setitem__] = _set_item
+TABLE[Tensor.addcmul_] = _copying(Tensor.addcmul_, Tensor.addcmul)
+TABLE[Tensor.addcdiv_] = _copying(Tensor.addcdiv_, Tensor.addcdiv)
+TABLE[Tensor.index_put_] = _copying(Tensor.index_put_, Tensor.index_put)
