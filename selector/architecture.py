@@ -91,8 +91,10 @@ def _modalities(
 ) -> tuple[str, ...]:
     names = list(input_names) or _words(getattr(module, "main_input_name", None))
     found = {_modality_of(name) for name in names}
+    # Not by its properties, which may build a config anew and change what it shares.
+    stored = {} if config is None else vars(config)
     for part, modality in PART_WORDS.items():
-        if getattr(config, f"{part}_config", None) is not None:
+        if stored.get(f"{part}_config") is not None:
             found.add(modality)
     return tuple(sorted(name for name in found if name))
 

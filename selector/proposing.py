@@ -87,10 +87,13 @@ def _other_modalities(facts: Facts, names: set[str], task: str | None) -> set[st
     if "inputs" in names:
         # Takes any modality; the named ones are other words for it.
         return set()
-    config = facts.config
+    if facts.config is None:
+        return {"input_ids"} & set(facts.parameters)
+    # Not by its properties, which may build a config anew and change what it shares.
+    stored = vars(facts.config)
     named = {
-        *(IMAGES if getattr(config, "vision_config", config) is not None else ()),
-        *(SOUNDS if getattr(config, "audio_config", config) is not None else ()),
+        *(IMAGES if stored.get("vision_config", ...) is not None else ()),
+        *(SOUNDS if stored.get("audio_config", ...) is not None else ()),
         "input_ids",
     }
     return named & set(facts.parameters)

@@ -15,7 +15,7 @@ import transformers
 from torch import nn
 
 from scripts.plain_modules import PLAIN
-from scripts.zoo import TINY, tiny_config, tiny_model
+from scripts.zoo import TINY, build, tiny_config, tiny_model
 from selector.errors import InvalidRequestError
 from selector.inputs import (
     STYLES,
@@ -446,3 +446,13 @@ def test_specs_say_what_they_are() -> None:
     inputs = ExampleInputs(specs=(spec,), sizes={"batch_size": 2}, other_sizes={"batch_size": 5})
     assert inputs.dynamic_axes == {"x": {0: "batch_size"}}
     assert inputs.make(sizes={"batch_size": 5})["x"].shape == (5, 3)
+
+
+def test_configs_of_parts_keep_their_choices() -> None:
+    """PE's config builds its parts' configs when they are read, and clears what these share."""
+    module: Any = build("base:pe_audio_video")
+    text = module.text_model.config
+    chosen = text._attn_implementation
+    make_inputs(module, module.config)
+    assert chosen is not None
+    assert text._attn_implementation == chosen
