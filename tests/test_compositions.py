@@ -275,6 +275,8 @@ SIZES: dict[str, Case] = {
         *x.split(x.shape[-1] // 2, -1),
         *torch.split(x, [2, x.shape[-1] - 2], -1),
         *x.split(2, 1),
+        *torch.split(x, 100, -1),  # more than there are
+        *x.split(2, dim=1)[1:],  # the last one is shorter
     ),
     "strides": lambda x: (
         x.sum() * torch.tensor([*x.stride(), *x.mT.stride(), x.stride(0)]),

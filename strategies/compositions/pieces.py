@@ -67,14 +67,18 @@ def _together(tensors: Any) -> _Piece | None:
 
 @composes("split", "split_with_sizes")
 def _split(x: Tensor, split_size: Any, dim: int = 0) -> Any:
-    """Pieces of traced sizes, which the exporter would freeze; their number is frozen."""
+    """Pieces of traced sizes, which the exporter would freeze; their number is frozen.
+
+    The exporter takes the last of even pieces to be as long as the others.
+    """
     if isinstance(split_size, Sequence) and any(isinstance(size, Tensor) for size in split_size):
         starts = [sum(split_size[:index]) for index in range(len(split_size))]
         pieces = [
             x.narrow(dim, start, size) for start, size in zip(starts, split_size, strict=True)
         ]
         return _marked(pieces, x) if dim % x.dim() == 0 else tuple(pieces)
-    if isinstance(split_size, Tensor):
+    shorter = isinstance(split_size, int) and int(x.shape[dim]) % split_size
+    if isinstance(split_size, Tensor) or shorter:
         count = -(-int(x.shape[dim]) // int(split_size))
         last = x.shape[dim] - split_size * (count - 1)
         return _split(x, [*[split_size] * (count - 1), last], dim)
