@@ -15,6 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from strategies.step_numbers import StepNumber
 from strategies.stretches import Stretch
 from strategies.torchscript import is_tracing
 
@@ -45,9 +46,12 @@ def _open(
 ) -> Callable[..., Any]:
     def extreme(*args: Any, **options: Any) -> Any:
         if options or not is_tracing():
-            return builtin(*args, **options)
+            found = builtin(*args, **options)
+            # Where a loop's other steps run unseen, what they end with is given other values.
+            return found.clone() if _is_size(found) else found
         items = list(args[0]) if len(args) == 1 else args
-        found = builtin(items)
+        steps = [item for item in items if isinstance(item, StepNumber)]
+        found = steps[0] if steps else builtin(items)
         for other in items if _is_size(found) else ():
             found = function(found, torch.as_tensor(other))
         return found

@@ -55,6 +55,21 @@ class CallingModules(nn.Module):
         return result, state
 
 
+class Blocks(nn.Module):
+    """Takes a length of which the last block may have less, and reads the length afterwards."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, length, width = x.shape
+        state, results = torch.zeros(batch, 1, width), []
+        for i in range((length + 3) // 4):
+            start = i * 4
+            end = min(start + 4, length)
+            block = x[:, start:end]
+            results.append(block * (end - start) + state)
+            state = state * 0.5 + block.sum(1, keepdim=True)
+        return torch.cat(results, 1).reshape(batch, length, width)
+
+
 class Nested(nn.Module):
     """A loop in a loop, with a name that was a number before and a sum in place."""
 
@@ -162,7 +177,7 @@ def test_a_first_step_apart(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("length", [1, 3])
 @pytest.mark.parametrize(
-    "kind", [Gathering, Recurrent, Remembering, CallingModules, Nested, ByChunks]
+    "kind", [Gathering, Recurrent, Remembering, Blocks, CallingModules, Nested, ByChunks]
 )
 def test_other_numbers_of_steps(kind: type[nn.Module], length: int, tmp_path: Path) -> None:
     torch.manual_seed(0)
