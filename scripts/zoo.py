@@ -194,7 +194,7 @@ def _enliven(model: nn.Module) -> None:
     more of it would add up over deep stacks without normalisations.
     """
     for weights in model.parameters():
-        if weights.dim() < MATRIX or not weights.is_floating_point():
+        if weights.dim() < MATRIX or not (weights.numel() and weights.is_floating_point()):
             continue
         wanted = weights[0].numel() ** -0.5
         deviation = weights.std(correction=0).item()
