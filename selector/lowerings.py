@@ -41,7 +41,7 @@ SPELLINGS = {
     "__ne__": "ne",
     "__contains__": "any",
 }
-# The names that TorchScript's pass normalize_ops replaces before the lowering.
+# The names that TorchScript's passes and its tracer replace before the lowering.
 ALIASES = {
     "absolute": "abs",
     "arccos": "acos",
@@ -51,6 +51,8 @@ ALIASES = {
     "clip": "clamp",
     "concat": "cat",
     "concatenate": "cat",
+    "copy": "expand_as",  # by the pass that removes what writes in place
+    "cpu": "to",
     "divide": "div",
     "greater": "gt",
     "greater_equal": "ge",
@@ -62,6 +64,7 @@ ALIASES = {
     "not_equal": "ne",
     "row_stack": "stack",
     "special_expit": "sigmoid",
+    "special_logit": "logit",
     "special_softmax": "softmax",
     "subtract": "sub",
     "swapaxes": "transpose",
@@ -72,6 +75,7 @@ NOT_OPERATORS = frozenset(
     {"device", "stride", "storage_offset", "is_inference", "is_conj", "is_neg", "is_complex"}
     | {"is_signed", "is_contiguous", "is_nonzero", "set_", "requires_grad_", "data", "format"}
     | {"is_same_size", "get_device", "element_size", "can_cast", "promote_types", "result_type"}
+    | {"_has_compatible_shallow_copy_type"}
 )
 # Checks that are read and dropped; nothing of them is left to lower.
 ASSERTIONS = ("_assert", "_is_all_true", "_is_any_true", "_functional_assert")

@@ -223,6 +223,20 @@ def test_unknown_operators_are_named_per_lowering() -> None:
     assert features.unknown_to["torchlib"] == ("aten.mode.default",)
 
 
+class Renamed(nn.Module):
+    """Calls what the passes before TorchScript's lowering make other operators of."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        filled = torch.zeros_like(x)
+        filled[0].copy_(torch.special.logit(x[1].sigmoid()))
+        return filled.cpu() + x.sigmoid().logit()
+
+
+def test_operators_that_passes_replace_are_known() -> None:
+    features = features_of(Renamed().eval(), {"x": torch.randn(2, 3)})
+    assert features.unknown_to == {"torchscript": (), "torchlib": ()}
+
+
 def test_ordinary_models_have_no_unknown_operators() -> None:
     for name in ("bert", "resnet"):
         assert tiny_features(name).unknown_to == {"torchscript": (), "torchlib": ()}
