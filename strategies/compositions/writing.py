@@ -23,8 +23,8 @@ def _set_item(x: Tensor, key: Any, value: Any) -> None:
             key = key[:-1]
         key = key[0] if len(key) == 1 else key
     is_mask = isinstance(key, Tensor) and key.dtype is torch.bool
-    if is_mask and isinstance(value, int | float) and 0 < key.dim() < x.dim():
-        # The exporter fills as if the mask had all axes.
+    if is_mask and isinstance(value, int | float) and 0 < key.dim() <= x.dim():
+        # The exporter fills as if the mask had all axes, and of the tensor that x is a view of.
         x.masked_fill_(key[(..., *[None] * (x.dim() - key.dim()))], value)
         return
     may_join = is_tracing() and not has_steps and _is_plain(x, value)
