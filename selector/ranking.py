@@ -36,9 +36,10 @@ UNLIKELY = 0.2
 # Seconds for an attempt of which nothing is known: everything that was measured took less.
 USUAL_LIMIT = 900.0
 # How much dearer a candidate without weights must look than its twin with them to come after
-# it. On the small models of a baseline the two differ by noise; on large ones by far, and the
-# other way.
+# it where a model has this many bytes of parameters. The seconds of a baseline's small models
+# hardly tell the two apart, but what reading the weights takes of memory grows with them.
 TWIN_MARGIN = 1.5
+HEAVY = 100 << 20
 # Recording a forward takes about a tenth of an attempt, so it pays only where the first attempt
 # fails more often than that.
 SURE = 0.9
@@ -58,10 +59,10 @@ class RankedCandidate:
         expected_seconds: Of one attempt, however it ends; None in the static order.
         score: What the order ascends by, among candidates that are equally dynamic: for
             `time` the expected seconds over the probability, for `attempts` the probability
-            of failure, else what the objective measures; None in the static order. A
-            candidate without weights stands before its twin with them unless it is clearly
-            worse, and the single best order's first one stands first where that costs
-            hardly more.
+            of failure, else what the objective measures; None in the static order. On a
+            large model a candidate without weights stands before its twin with them unless
+            it is clearly worse, and the single best order's first one stands first where that
+            costs hardly more.
         time_limit: Seconds after which an attempt is stopped unless the user says otherwise.
         reasons: Why it stands here, short sentences.
         speaks_for: What raises its probability most, the strongest first.
@@ -259,9 +260,10 @@ def _ordered(
     elif measured is not None:
         scores = dict(zip(costs, measured, strict=True))
 
-    ties = _twins_together(costs)
+    margin = TWIN_MARGIN if features.parameter_bytes >= HEAVY else 1.0
+    ties = _twins_together(costs, margin)
     # An attempt is an attempt, however much sooner a twin's ends.
-    places = scores if objective == "attempts" else _twins_together(scores)
+    places = scores if objective == "attempts" else _twins_together(scores, margin)
     chance = _chance_of_dynamic(entries)
     unlikely = chance is not None and chance < UNLIKELY
 
@@ -327,12 +329,12 @@ def _chance_of_dynamic(entries: Sequence[RankedCandidate]) -> float | None:
     return 1 - math.prod(1 - chance for chance in best.values()) if best else None
 
 
-def _twins_together(scores: Mapping[Candidate, float]) -> dict[Candidate, float]:
+def _twins_together(scores: Mapping[Candidate, float], margin: float) -> dict[Candidate, float]:
     """The scores, where one without weights that is hardly worse than its twin gets the twin's."""
     together = dict(scores)
     for candidate, score in scores.items():
         twin = scores.get(candidate.with_weights(), score)
-        if twin < score <= twin * TWIN_MARGIN:
+        if twin < score <= twin * margin:
             together[candidate] = twin
     return together
 

@@ -206,6 +206,7 @@ def test_what_fails_slowly_costs_more_than_what_fails_at_once() -> None:
 
 VOID = Candidate(strategy="usage_based", weights="void")
 REAL = Candidate(strategy="usage_based")
+LARGE = replace(PLAIN, parameter_bytes=1 << 30)
 
 
 def test_a_baseline_from_before_there_was_a_choice_puts_void_before_real() -> None:
@@ -222,23 +223,32 @@ def test_a_baseline_from_before_there_was_a_choice_puts_void_before_real() -> No
         assert entries[VOID].reasons[0].startswith("learned: never measured as such")
 
 
-def twins(void: Tally, real: Tally, seconds: float) -> list[Candidate]:
+def twins(
+    void: Tally, real: Tally, seconds: float, features: ModelFeatures = LARGE
+) -> list[Candidate]:
     """Their order, where real weights take a second and void ones so many."""
     fitted = FittedRanker(
         tallies={str(VOID): void, str(REAL): real},
         medians={"success_seconds": {str(VOID): seconds, str(REAL): 1.0}},
     )
-    ranking = rank_candidates(PLAIN, [REAL, VOID], ranker=fitted)
+    ranking = rank_candidates(features, [REAL, VOID], ranker=fitted)
     return [item.candidate for item in ranking.order]
 
 
-def test_noise_between_twins_does_not_decide_and_a_clear_difference_does() -> None:
+def test_noise_between_twins_of_a_large_model_does_not_decide_and_a_clear_difference_does() -> None:
     right, wrong = Tally(90, 90), Tally(0, 90)
     assert twins(right, right, 0.1) == [VOID, REAL]
     assert twins(right, right, 1.2) == [VOID, REAL]
     assert twins(Tally(85, 90), right, 1.0) == [VOID, REAL]
     assert twins(right, right, 3.0) == [REAL, VOID]
     assert twins(wrong, right, 1.0) == [REAL, VOID]
+
+
+def test_a_small_model_saves_hardly_any_memory_so_its_cheaper_twin_is_first() -> None:
+    right = Tally(90, 90)
+    assert twins(right, right, 1.2, PLAIN) == [REAL, VOID]
+    assert twins(right, right, 0.9, PLAIN) == [VOID, REAL]
+    assert twins(Tally(85, 90), right, 1.0, PLAIN) == [REAL, VOID]
 
 
 @pytest.mark.parametrize("objective", ["latency", "size", "coverage"])

@@ -224,6 +224,22 @@ def test_rows_tell_how_a_candidate_failed() -> None:
     assert [row.timed_out for row in rows] == [False, False, False, True, False]
 
 
+def test_what_a_collection_did_not_repeat_with_weights_counts_as_right_with_them() -> None:
+    void = Candidate(strategy="usage_based", weights="void")
+    made = [item for item in synthetic.records() if item.candidate.candidate() != TRACED]
+    measured = {
+        row.model: row for row in training.rows_of(synthetic.records())[0] if row.candidate == void
+    }
+    added = [row for row in training.rows_of(made)[0] if row.candidate == TRACED]
+    assert {row.model for row in added} == {row.model for row in measured.values() if row.success}
+    assert 0 < len(added) < len(measured)
+    for row in added:
+        assert row.success
+        assert row.seconds == pytest.approx(
+            training.TWIN_SECONDS * (measured[row.model].seconds or 0.0)
+        )
+
+
 def test_records_without_features_are_left_out(tmp_path: Path) -> None:
     made = [item.model_copy(update={"features": None}) for item in synthetic.records(per_family=1)]
     path = synthetic.write_baseline(tmp_path / "b.json", made)
