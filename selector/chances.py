@@ -29,13 +29,17 @@ VARIANCE, EMPHASIS = 1.0, 3.0
 EVIDENCE_SHOWN = 3
 # Log odds below which a trait hardly speaks.
 HARDLY = 0.05
+# Of the candidate: captured without weights, and without some whose values forward reads.
+NEEDS_WEIGHTS = "needs_weights"
+OF_CANDIDATE = (VOID, NEEDS_WEIGHTS)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Chances:
     """One regression for each strategy, dynamic or not, scripted or not.
 
-    Its inputs are the model's traits and whether the candidate is captured without weights.
+    Its inputs are the model's traits, whether the candidate is captured without weights, and
+    whether forward reads values of those that it is captured without.
 
     Attributes:
         vocabulary: The operators and axes among the traits.
@@ -55,7 +59,7 @@ class Chances:
             if regression is None:
                 found.append(None)
                 continue
-            terms, intercept = _terms(regression, _with_weights(known, candidate))
+            terms, intercept = _terms(regression, _model_and_candidate(known, features, candidate))
             found.append(1 / (1 + math.exp(-float(terms.sum()) - intercept)))
         return found
 
@@ -67,12 +71,12 @@ class Chances:
         if regression is None:
             return (), ()
         known = traits.of_model(features, self.vocabulary).values()
-        values = _with_weights(list(known), candidate)
+        values = _model_and_candidate(list(known), features, candidate)
         terms, _ = _terms(regression, values)
         usual = regression[1].mean_
         told: dict[str, float] = defaultdict(float)
         for name, value, mean, term in zip(self.names, values, usual, terms, strict=True):
-            if name != VOID and not math.isnan(value):
+            if name not in OF_CANDIDATE and not math.isnan(value):
                 told[traits.in_words(name, high=value > mean)] += float(term)
         ordered = sorted(told.items(), key=lambda item: -item[1])
         speaks_for = [words for words, term in ordered if term > HARDLY]
@@ -89,13 +93,22 @@ class Chances:
     def names(self) -> tuple[str, ...]:
         """Names of a regression's inputs, in order."""
         nothing = ModelFeatures(model_type=None, architecture="", family="plain")
-        return (*traits.of_model(nothing, self.vocabulary), VOID)
+        return (*traits.of_model(nothing, self.vocabulary), *OF_CANDIDATE)
 
 
-def _with_weights(known: Sequence[float], candidate: Candidate) -> NDArray[Any]:
+def _inputs(known: Sequence[float], features: ModelFeatures, candidate: Candidate) -> list[float]:
+    """Those of the model, then those of the candidate."""
+    if candidate.weights != VOID:
+        return [*known, 0.0, 0.0]
+    return [*known, 1.0, float(features.weight_dependent) if features.recorded else math.nan]
+
+
+def _model_and_candidate(
+    known: Sequence[float], features: ModelFeatures, candidate: Candidate
+) -> NDArray[Any]:
     import numpy as np  # noqa: PLC0415 - the static order needs none of it
 
-    return np.asarray([*known, float(candidate.weights == VOID)])
+    return np.asarray(_inputs(known, features, candidate))
 
 
 def _terms(regression: Any, values: NDArray[Any]) -> tuple[NDArray[Any], float]:
@@ -125,7 +138,7 @@ def fit_chances(rows: Iterable[Row]) -> Chances:
         own = list(traits.of_model(of_model[0].features, vocabulary).values())
         for row in of_model:
             lesson = lessons[str(row.candidate.with_weights())]
-            lesson.inputs.append([*own, float(row.candidate.weights == VOID)])
+            lesson.inputs.append(_inputs(own, row.features, row.candidate))
             lesson.right.append(row.success)
     names = Chances(vocabulary=vocabulary).names
     weights = [EMPHASIS if traits.CAUSES.match(name) else 1.0 for name in names]

@@ -26,7 +26,7 @@ from selector.hindsight import Counts, Hindsight
 from selector.ranker import FittedRanker, Tally, feature_names
 from selector.traits import Vocabulary
 
-SCHEMA_VERSION = 6
+SCHEMA_VERSION = 7
 FILE_NAME = "ranker.joblib"
 BASELINES = ("baseline.json.gz", "baseline.json")
 RETRAIN = "run `autoexport retrain BASELINE.json`"
