@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import onnx_ir as ir
@@ -33,6 +33,7 @@ def finish(model: ir.Model, module: nn.Module, request: ExportRequest) -> None:
     _keep_padding(model)
     if request.past_branches:
         _take_all_there_are(model)
+        _shape_nothing(model)
     half_precision.write_out(model)
     _name_inputs(graph, request)
     _name_outputs(graph, request)
@@ -116,6 +117,43 @@ def _take_all_there_are(model: ir.Model) -> None:
         node.replace_input_with(1, least.outputs[0])
         for output in node.outputs:
             output.shape = None
+
+
+def _shape_nothing(model: ir.Model) -> None:
+    """Has a Reshape of no elements at all keep the length of the axis that it asks for last.
+
+    Forward shapes what there is of a long sequence, and leaves it out of a short one: of no
+    elements, -1 is no length.
+    """
+    for node in list(hierarchy.all_nodes(model.graph)):
+        sizes = _sizes_before_rest(node)
+        if sizes is None or node.graph is None:
+            continue
+        rest = ir.node("Constant", [], {"value": ir.tensor([-1])})
+        none = ir.node("Constant", [], {"value": ir.tensor(0)})
+        count = ir.node("Size", [node.inputs[0]])
+        empty = ir.node("Equal", [count.outputs[0], none.outputs[0]])
+        last = ir.node("Shape", [node.inputs[0]], {"start": -1})
+        length = ir.node("Where", [empty.outputs[0], last.outputs[0], rest.outputs[0]])
+        shape = ir.node("Concat", [*sizes, length.outputs[0]], {"axis": 0})
+        node.graph.insert_before(node, [rest, none, count, empty, last, length, shape])
+        node.replace_input_with(1, shape.outputs[0])
+
+
+def _sizes_before_rest(node: ir.Node) -> Sequence[ir.Value | None] | None:
+    """What a Reshape's shape is joined of, without the -1 that it ends with."""
+    if node.op_type != "Reshape" or node.domain or node.inputs[1] is None:
+        return None
+    shape = node.inputs[1].producer()
+    if shape is None or shape.op_type != "Concat":
+        return None
+    *sizes, last = shape.inputs
+    made = last.producer() if last is not None else None
+    if made is not None and made.op_type in {"Reshape", "Unsqueeze"}:
+        last = made.inputs[0]
+    found = ir.convenience.get_const_tensor(last) if last is not None else None
+    is_rest = found is not None and found.size == 1 and found.numpy().item() == -1
+    return sizes if is_rest else None
 
 
 # The opset in which Pad was given axes, and their place among its inputs.

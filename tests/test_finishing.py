@@ -66,3 +66,32 @@ def test_half_precision_is_rounded_to_after_every_operation(
         assert np.abs(found[0] - exact.numpy()).max() <= torch.finfo(dtype).eps * 2
         assert (found[0] == exact.numpy()).mean() > 0.9
         assert np.abs(found[1] - rough.numpy()).max() < torch.finfo(dtype).eps * 4
+
+
+class Windows(nn.Module):
+    """Adds a row for each full window of a sequence; a short one has none."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        batch, length, width = x.shape
+        whole = length // 4 * 4
+        if whole == 0:
+            return torch.cat([x, x.new_zeros(batch, 0, width)], 1)
+        windows = x[:, :whole].view(batch, whole // 4, 4, -1)
+        return torch.cat([x, (windows * windows.softmax(2)).sum(2)], 1)
+
+
+@pytest.mark.parametrize("strategy", registry.BUILTIN)
+def test_what_a_branch_leaves_out_may_have_no_elements(strategy: str, tmp_path: Path) -> None:
+    model, inputs = Windows().eval(), {"x": torch.randn(2, 11, 6)}
+    request = request_for(
+        model,
+        inputs,
+        Candidate(strategy=strategy),
+        tmp_path,
+        axes={"x": {0: "batch", 1: "length"}},
+        output_axes={"output": {0: "batch", 1: "rows"}},
+        past_branches=True,
+    )
+    path = registry.resolve(strategy)(request).path
+    for batch, length in ((2, 11), (3, 3), (1, 4), (5, 21), (1, 1)):
+        assert largest_error(path, model, {"x": torch.randn(batch, length, 6)}) < 1e-6
