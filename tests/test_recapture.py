@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,6 +10,9 @@ import torch
 from torch import Tensor, nn
 
 from selector import auto_export
+from selector.errors import AllStrategiesFailedError, OtherSizesError
+from selector.inputs import make_inputs
+from selector.recapture import another_example
 from strategies import registry
 from tests.exporting import largest_error
 
@@ -34,6 +38,14 @@ class Trained(nn.Module):
         return x
 
 
+class Separate(nn.Module):
+    """Takes its items apart in a way that no capture keeps."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        items = {number: x[number] * number for number in range(x.shape[0])}
+        return torch.stack(tuple(items.values()))
+
+
 @pytest.mark.parametrize("strategy", registry.names())
 def test_a_branch_that_the_example_does_not_take_is_taken(strategy: str, tmp_path: Path) -> None:
     model = Trained().eval()
@@ -47,3 +59,21 @@ def test_a_branch_that_the_example_does_not_take_is_taken(strategy: str, tmp_pat
     assert [attempt.outcome for attempt in result.attempts] == ["succeeded"]
     for rows, width in ((2, 6), (3, 5), (1, 8), (4, 20)):
         assert largest_error(result.path, model, {"x": torch.randn(rows, 3, width)}) < 1e-6
+
+
+def test_no_other_example_is_tried_where_the_number_of_items_is_frozen(tmp_path: Path) -> None:
+    model = Separate().eval()
+    given = {"x": torch.randn(2, 6)}
+    with pytest.raises(AllStrategiesFailedError) as caught:
+        auto_export(
+            model, tmp_path / "model.onnx", inputs=given, dynamic=True, strategy="usage_based"
+        )
+    error = caught.value.attempts[-1].error
+    assert isinstance(error, OtherSizesError)
+    assert error.report.frozen_axes == ("batch_size",)
+    inputs = make_inputs(model, None, given=given)
+    assert another_example(error, inputs, None) is None
+    error.report = replace(error.report, frozen_axes=("x_dim_1",))
+    other = another_example(error, inputs, None)
+    assert other is not None
+    assert other["x"].shape != given["x"].shape
