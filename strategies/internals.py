@@ -50,7 +50,8 @@ WEIGHTLESS = (
 )
 
 # Nothing public names the module scopes of a trace, says what it recorded for a tensor, keeps
-# weights out of its lowering, or projects for torch's attention in another way.
+# weights out of its lowering, projects for torch's attention in another way, or calls a module
+# with other weights.
 TRACING = (
     "torch:_C._get_value_trace",
     "torch:_C._set_value_trace",
@@ -58,6 +59,8 @@ TRACING = (
     "torch._higher_order_ops.associative_scan:associative_scan",
     "torch.jit._trace:_trace_module_map",
     "torch.nn.functional:_in_projection_packed",
+    "torch.nn.utils.stateless:_functional_call",
+    "torch.nn.utils.stateless:_reparametrize_module",
     "torch.onnx._internal.torchscript_exporter.utils:_apply_friendly_debug_names",
     "torch.onnx._internal.torchscript_exporter.utils:_get_named_param_dict",
     "torch.onnx._internal.torchscript_exporter.utils:_is_constant_tensor_list",

@@ -26,6 +26,7 @@ from strategies import (
     torchscript_attention,
     torchscript_limits,
     torchscript_masks,
+    torchscript_refusals,
     torchscript_scopes,
     torchscript_views,
 )
@@ -106,6 +107,7 @@ def _traced(
         torchscript_limits.kept(model),
         torchscript_attention.projected_apart(),
         torchscript_masks.broadcast(),
+        torchscript_refusals.lifted(),
         torchscript.without_weights(call, refuse_constant),
         torchscript.without_needless_passes(),
         torchscript_views.replayed(),

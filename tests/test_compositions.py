@@ -156,6 +156,7 @@ ELEMENTWISE: dict[str, Case] = {
     "addcdiv": lambda x: torch.addcdiv(x, x, x.abs() + 1, value=2),
     "threshold": lambda x: F.threshold(x, 0.1, 5),
     "floor_divide": lambda x: (torch.floor_divide(x, 0.7), whole(x) // 2, whole(x) // -3),
+    "shifts": lambda x: (whole(x) >> 1, whole(x) >> ids(x), 5 - whole(x).bitwise_right_shift(2)),
     "bitwise": lambda x: (whole(x) | ids(x), whole(x) ^ 5, 3 | ids(x), ~whole(x)),
     "filled": lambda x: (
         torch.full_like(x > 0, True),
@@ -168,6 +169,27 @@ ELEMENTWISE: dict[str, Case] = {
     ),
     "in place": in_place,
     "written": written,
+}
+LEARNING: dict[str, Case] = {
+    "label smoothing": lambda x: (
+        F.cross_entropy(x[:, 0], ids(x)[:, 1, 0], label_smoothing=0.1),
+        F.cross_entropy(x, ids(x)[:, 1].clamp(max=2), label_smoothing=0.3, reduction="none"),
+        F.cross_entropy(
+            x, ids(x)[:, 1].clamp(max=2), x[0, :, 0].abs(), ignore_index=1, label_smoothing=0.2
+        ),
+        F.cross_entropy(x[0], ids(x)[0, :, 0].clamp(max=7), label_smoothing=0.1, reduction="sum"),
+        F.cross_entropy(x, x.softmax(1), x[0, :, 0].abs(), label_smoothing=0.1),
+        F.cross_entropy(x, x.softmax(1), reduction="none"),
+    ),
+    "smooth l1 loss": lambda x: (
+        F.smooth_l1_loss(x, x.flip(-1), beta=0.5),
+        F.smooth_l1_loss(x, x.flip(-1), reduction="none", beta=0.0),
+    ),
+    "batch statistics": lambda x: (
+        nn.BatchNorm1d(3, track_running_stats=False, affine=False)(x),
+        F.batch_norm(x[:, :, 0], None, None, x[0, :, 1], x[1, :, 1], training=True),
+        F.batch_norm(x, x[0, :, 0], x[0, :, 1].abs(), training=False),
+    ),
 }
 COUNTING: dict[str, Case] = {
     "histc": lambda x: (torch.histc(x, 9, -1, 1), ids(x).to(x.dtype).histc(9, 0, 8), x.histc(5)),
@@ -188,6 +210,13 @@ COUNTING: dict[str, Case] = {
     "cummin": lambda x: (torch.cummin(x, 0), whole(x).cummin(-1)),
 }
 MOVING: dict[str, Case] = {
+    "index_put adds up": lambda x: (
+        torch.zeros_like(x).index_put((ids(x)[:, 0, 0] % 2,), x, accumulate=True),
+        x.clone().index_put_(
+            (ids(x)[:, 0] % 2, ids(x)[:, 1] % 3 - 3), x[:, 0, :, None], accumulate=True
+        ),
+        x.index_put((ids(x)[0, :, 0] % 2,), torch.tensor(2.0, dtype=x.dtype)),
+    ),
     "unfold": lambda x: (x.unfold(-1, 4, 2), x.unfold(dimension=1, size=2, step=1)),
     "unique_consecutive": lambda x: torch.unique_consecutive(
         ids(x).flatten().sort()[0], return_inverse=True, return_counts=True
@@ -382,6 +411,7 @@ PRODUCTS: dict[str, Case] = {
         torch.linalg.svdvals(x.mT),
         (torch.diag(x[0, 0], 1), torch.diag(x[0], 1)),
     ),
+    "adjoint": lambda x: (x.mH, torch.adjoint(x), x[0].H),
     "matrix_exp": lambda x: (torch.matrix_exp(x @ x.mT / 8), torch.matrix_exp(x[0, :, :3] * 9)),
     "trace": lambda x: torch.trace(square(x)[0]),
     "matrix_power": lambda x: torch.linalg.matrix_power(square(x), 3),
@@ -409,7 +439,13 @@ def arithmetic(x: Tensor) -> tuple[Tensor, ...]:
     first, second = torch.complex(x, x.flip(-1)), torch.polar(x.abs() + 1, x)
     both = torch.cat([first / second + 1, 2 * first.conj() - x, -second], 1)
     assert both.is_complex()
-    return both.real, both.imag, both.abs(), torch.view_as_real((first @ second.mT).exp() / 1e6)
+    return (
+        both.real,
+        both.imag.mH,
+        both.mH.imag + 0,
+        both.abs(),
+        torch.view_as_real((first @ second.mT).exp() / 1e6),
+    )
 
 
 COMPLEX: dict[str, Case] = {
@@ -468,7 +504,7 @@ RESIZING: dict[str, Case] = {
         F.fold(F.unfold(x, (3, 2), 1, (1, 0), 2), x.shape[-2:], (3, 2), 1, (1, 0), 2),
     ),
 }
-ON_ROWS = ELEMENTWISE | COUNTING | MOVING | SIZES | PRODUCTS | COMPLEX
+ON_ROWS = ELEMENTWISE | LEARNING | COUNTING | MOVING | SIZES | PRODUCTS | COMPLEX
 CASES = {
     **{name: (case, ROWS, OTHER_ROWS) for name, case in ON_ROWS.items()},
     **{name: (case, IMAGES, OTHER_IMAGES) for name, case in RESIZING.items()},

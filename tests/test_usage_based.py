@@ -12,6 +12,7 @@ import pytest
 import torch
 import torch.jit._trace
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 from transformers import masking_utils
 
 from scripts.plain_control import Branch
@@ -408,3 +409,29 @@ def test_without_a_private_part_the_strategy_is_unavailable(
     monkeypatch.delattr(owner, name)
     with pytest.raises(StrategyUnavailableError, match=re.escape(part.replace(":", "."))):
         UsageBasedStrategy()(request)
+
+
+class Hyper(nn.Module):
+    """A layer whose weights another one computes, and a cached parametrization of a third."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.inner = nn.Linear(4, 3)
+        self.made = nn.Linear(4, 12)
+        self.orthogonal = nn.utils.parametrizations.weight_norm(nn.Linear(3, 3))
+
+    def forward(self, x: Tensor) -> Tensor:
+        weights = {"weight": self.made(x.mean(0)).reshape(3, 4), "bias": x[0, :3]}
+        hidden = torch.func.functional_call(self.inner, weights, (x,))
+        with parametrize.cached():
+            result: Tensor = self.orthogonal(hidden) + self.orthogonal(hidden.relu())
+        return result
+
+
+def test_modules_are_called_with_other_weights(tmp_path: Path) -> None:
+    model = Hyper().eval()
+    axes = {"x": {0: "rows"}}
+    candidate = Candidate(strategy="usage_based", weights=VOID)
+    request = request_for(model, {"x": torch.randn(2, 4)}, candidate, tmp_path, axes=axes)
+    path = UsageBasedStrategy()(request).path
+    assert largest_error(path, model, {"x": torch.randn(5, 4)}) < 1e-5

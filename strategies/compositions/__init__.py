@@ -14,6 +14,7 @@ from strategies.compositions import (
     elementwise,
     fourier,
     images,
+    learning,
     moving,
     pieces,
     products,
@@ -41,6 +42,7 @@ _MODULES = (
     complex_pairs,
     fourier,
     writing,
+    learning,
     chance,
 )
 # What to call in place of each function while a trace is recorded.

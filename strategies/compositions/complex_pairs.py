@@ -47,6 +47,13 @@ class Pair:
         """The complex dtype."""
         return torch.complex128 if self.real.dtype is torch.float64 else torch.complex64
 
+    @property
+    def mH(self) -> Any:  # noqa: N802 - torch's name
+        """The conjugate of the transposed matrices."""
+        return self.mT.conj()
+
+    H = mH
+
     def __getattr__(self, name: str) -> Any:
         method = getattr(Tensor, name)
         if not callable(method):
@@ -170,6 +177,7 @@ _RULES: dict[str, Callable[..., Any]] = {
     "imag": lambda x: x.imag,
     "abs": _absolute,
     "angle": lambda x: torch.atan2(x.imag, x.real),
+    "adjoint": lambda x: x.mH,
     "conj": lambda x: Pair(x.real, -x.imag),
     "exp": _exponential,
     "mul": _multiply,

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from strategies.compositions.tables import Composition, Table, composing
+from strategies.compositions.tables import Composition, Table, composing, in_place
 
 TABLE: Table = {}
 composes = composing(TABLE)
@@ -183,6 +183,15 @@ def _bitwise_xor(x: Any, y: Any) -> Any:
     if _boolean(x) and _boolean(y):
         return torch.logical_xor(x, torch.as_tensor(y))
     return x + y - 2 * torch.bitwise_and(x, y)
+
+
+@composes("bitwise_right_shift", "__rshift__")
+def _right_shift(x: Any, y: Any) -> Any:
+    """The exporter divides by the power of two, which rounds negative numbers up."""
+    return _floor_divide(x, 2**y)
+
+
+TABLE[Tensor.__irshift__] = in_place(_right_shift)
 
 
 @composes("bitwise_not", "__invert__")

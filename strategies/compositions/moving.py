@@ -373,4 +373,11 @@ def _one_hot(x: Tensor, num_classes: int = -1) -> Any:
     return (x.unsqueeze(-1) == torch.arange(classes)).long()
 
 
+@composes("adjoint")
+def _adjoint(x: Tensor, *_: Any) -> Any:
+    turned = x.transpose(-2, -1)
+    return turned.conj() if x.is_complex() else turned
+
+
+TABLE[Tensor.mH.__get__] = TABLE[Tensor.H.__get__] = _adjoint  # type: ignore[attr-defined]  # descriptors
 TABLE[Tensor.mT.__get__] = lambda x, *_: x.transpose(-2, -1)  # type: ignore[attr-defined]  # a descriptor

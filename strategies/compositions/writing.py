@@ -141,7 +141,40 @@ def _copying(write: Callable[..., Tensor], compute: Callable[..., Tensor]) -> Ca
     return written
 
 
+def _index_put(
+    x: Tensor,
+    indices: list[Tensor | None] | tuple[Tensor | None, ...],
+    values: Tensor,
+    accumulate: bool = False,  # noqa: FBT001, FBT002 - the signature is torch's
+) -> Tensor:
+    """Adds up what goes to one place, of which the exporter keeps one."""
+    places = [item for item in indices if item is not None and item.dtype is not torch.bool]
+    if not accumulate or len(places) < len(indices):
+        return torch.index_put(x, indices, values, accumulate)
+    count = len(places)
+    flat = torch.zeros_like(places[0])
+    for axis, place in enumerate(places):
+        length = x.shape[axis]
+        flat = flat * length + torch.where(place < 0, place + length, place)
+    rows = x.flatten(0, count - 1)
+    added = values.expand(*flat.shape, *x.shape[count:]).reshape(-1, *x.shape[count:])
+    return rows.index_add(0, flat.flatten(), added.to(x.dtype)).reshape(x.shape)
+
+
+def _put_in_place(
+    x: Tensor,
+    indices: list[Tensor | None] | tuple[Tensor | None, ...],
+    values: Tensor,
+    accumulate: bool = False,  # noqa: FBT001, FBT002 - as above
+) -> Tensor:
+    """By a copy to a view too, to which the exporter loses this write."""
+    if accumulate or (is_tracing() and x._is_view()):  # noqa: SLF001 - documented
+        return x.copy_(_index_put(x, indices, values, accumulate))
+    return x.index_put_(indices, values)
+
+
 TABLE[Tensor.__setitem__] = _set_item
 TABLE[Tensor.addcmul_] = _copying(Tensor.addcmul_, Tensor.addcmul)
 TABLE[Tensor.addcdiv_] = _copying(Tensor.addcdiv_, Tensor.addcdiv)
-TABLE[Tensor.index_put_] = _copying(Tensor.index_put_, Tensor.index_put)
+TABLE[Tensor.index_put_] = _put_in_place
+TABLE[Tensor.index_put] = TABLE[torch.index_put] = _index_put
