@@ -16,6 +16,8 @@ EXAMPLE = "example"
 OTHER_VALUES = "other values"
 OTHER_SIZES = "other sizes"
 LARGE_SIZES = "large sizes"
+LARGER_SIZES = "larger sizes"
+TWICE_SIZES = "twice the sizes"
 NO_PADDING = "no padding"
 # Fills of inputs that say which positions count.
 MASK_FILLS = frozenset({"mask", "observed"})
@@ -30,6 +32,7 @@ LENGTHS = re.compile(r"length|_dim_")
 LARGE_SEED = 7
 # Of an example at other sizes, which no case has.
 CAPTURE_SEED = 8
+LARGER_SEED = 9
 # After so long no case is run that files can be judged without.
 EXTRA_SECONDS = 20.0
 
@@ -83,6 +86,14 @@ def size_plans(inputs: ExampleInputs, *, size_dependent: bool) -> Iterator[Plan]
     }
     if size_dependent and lengths:
         yield Plan(LARGE_SIZES, seed=LARGE_SEED, sizes={**inputs.sizes, **lengths})
+
+
+def larger_plans(inputs: ExampleInputs, sizes: Mapping[str, int]) -> Iterator[Plan]:
+    """As much past given sizes as those are past the example's, and twice as large."""
+    grown = {axis: size for axis, size in sizes.items() if size != inputs.sizes[axis]}
+    for label, less in ((LARGER_SIZES, inputs.sizes), (TWICE_SIZES, {})):
+        larger = {axis: max(2 * size - less.get(axis, 0), 1) for axis, size in grown.items()}
+        yield Plan(label, seed=LARGER_SEED, sizes={**sizes, **larger})
 
 
 def same_size_plans(inputs: ExampleInputs) -> Iterator[Plan]:

@@ -19,6 +19,7 @@ from selector.plans import (
     OTHER_SIZES,
     OTHER_VALUES,
     Plan,
+    larger_plans,
     same_size_plans,
     unseen_plans,
 )
@@ -180,6 +181,18 @@ def with_static_cases(module: nn.Module, reference: Reference) -> Reference:
     cases = list(reference.cases)
     refused = runs.extend(cases, list(same_size_plans(reference.recipe)))
     return replace(reference, cases=tuple(cases), refused={**reference.refused, **refused})
+
+
+def with_larger_sizes(
+    module: nn.Module, reference: Reference, sizes: Mapping[str, int]
+) -> Reference:
+    """Adds a case past given sizes, the first of `larger_plans` that eager runs."""
+    runs = _Runs(Eager(module), reference.recipe, real=True, known=reference)
+    cases = list(reference.cases)
+    for plan in larger_plans(reference.recipe, sizes):
+        if len(cases) == len(reference.cases):
+            runs.extend(cases, [plan])
+    return replace(reference, cases=tuple(cases))
 
 
 def _labels(cases: Sequence[Case], refused: Mapping[str, str]) -> set[str]:

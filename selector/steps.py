@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import pickle
 import platform
 import time
@@ -349,14 +350,45 @@ def attempt_candidate(subject: Subject, order: AttemptOrder) -> Verified:
         inputs = another_example(error, study.inputs, study.features)
         if inputs is None or order.verify != FULL:
             raise
-        directory = order.directory / "again"
-        again = replace(request, inputs=inputs, directory=directory, past_branches=True)
-        again.directory.mkdir()
-        try:
+        again = _at(request, "again", inputs=inputs, past_branches=True)
+        with contextlib.suppress(StrategyError):
             return _attempt(subject, order, again)
-        except StrategyError:
-            # What the model's own example leads to says more.
-            raise error from error.__cause__
+        with contextlib.suppress(StrategyError):
+            return _attempt_both(subject, order, _at(request, "both", beyond=inputs), error)
+        # What the model's own example leads to says more.
+        raise
+
+
+def _at(request: ExportRequest, name: str, **changes: Any) -> ExportRequest:
+    """Another request, whose file lies in a folder of its own."""
+    directory = request.directory / name
+    directory.mkdir()
+    return replace(request, directory=directory, **changes)
+
+
+def _attempt_both(
+    subject: Subject, order: AttemptOrder, request: ExportRequest, error: StrategyError
+) -> Verified:
+    """One that joins captures at the example's sizes and at those that the first is wrong at.
+
+    Either capture may be right at its own sizes only, so others are tried as well.
+
+    Raises:
+        StrategyError: The strategy joins none, or the file is not right.
+    """
+    from selector.reference import with_larger_sizes  # noqa: PLC0415 - imports torch
+    from strategies import registry  # noqa: PLC0415 - imports onnx
+
+    study = order.study
+    joins = registry.resolve(order.candidate.strategy).joins
+    if not joins or not isinstance(error, OtherSizesError) or error.report.frozen_axes:
+        raise error
+    sizes = next(case.sizes for case in error.report.cases if not case.ok)
+    subject.loaded.weights.fill()
+    reference = with_larger_sizes(subject.loaded.module, study.reference, sizes)
+    evidence = pickle.dumps((study.inputs, reference, study.stand))
+    order = replace(order, study=replace(study, evidence=evidence))
+    return _attempt(subject, order, request)
 
 
 def _attempt(subject: Subject, order: AttemptOrder, request: ExportRequest) -> Verified:

@@ -85,6 +85,8 @@ class ExportRequest:
         metadata: Entries for the model's own `metadata_props`.
         past_branches: Whether the example was chosen so that forward takes branches which it
             leaves out at lesser sizes.
+        beyond: Inputs of other sizes at which forward takes another branch; the file then
+            takes either. None for all strategies that do not say that they join captures.
     """
 
     candidate: Candidate
@@ -101,6 +103,7 @@ class ExportRequest:
     locate: Callable[[torch.Tensor], StoredTensor | None] = _nowhere
     metadata: Mapping[str, str] = field(default_factory=dict)
     past_branches: bool = False
+    beyond: Mapping[str, torch.Tensor] | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,9 +134,11 @@ class ExportStrategy(ABC):
 
     Attributes:
         name: As in the registry.
+        joins: Whether it joins captures of two examples, see `ExportRequest.beyond`.
     """
 
     name: ClassVar[str]
+    joins: ClassVar[bool] = False
 
     def __call__(self, request: ExportRequest) -> ExportArtifact:
         """Captures, lowers, tags, and writes `model.onnx` into the request's folder.

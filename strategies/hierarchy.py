@@ -108,7 +108,7 @@ def _project_graph(graph: ir.Graph, around: ModuleScope) -> None:
         if scope_of(node) is None:
             _tag(node, around, PROJECTED)
         scope = scope_of(node)
-        for subgraph in _subgraphs(node):
+        for subgraph in subgraphs(node):
             _project_graph(subgraph, scope or around)
 
 
@@ -175,11 +175,12 @@ def all_nodes(graph: ir.Graph) -> Iterator[ir.Node]:
     """Every node, those in subgraphs right after the node that holds them."""
     for node in graph:
         yield node
-        for subgraph in _subgraphs(node):
+        for subgraph in subgraphs(node):
             yield from all_nodes(subgraph)
 
 
-def _subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
+def subgraphs(node: ir.Node) -> Iterator[ir.Graph]:
+    """The bodies that a node has itself."""
     for attribute in node.attributes.values():
         if attribute.type == _GRAPH:
             yield attribute.as_graph()

@@ -11,6 +11,7 @@ import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import onnx
@@ -20,6 +21,7 @@ from onnx_ir.tensor_adapters import TorchTensor
 from torch import nn
 
 from strategies import (
+    branches,
     hierarchy,
     internals,
     torchscript,
@@ -42,6 +44,7 @@ from strategies.errors import (
 )
 from strategies.exportable import exportable
 from strategies.packed_vision import PackedVision
+from strategies.patching import attributes_restored
 from strategies.void import (
     guarded,
     is_void,
@@ -58,27 +61,46 @@ class UsageBasedStrategy(ExportStrategy):
     """Captures by `torch.jit.trace`, lowers by torch's TorchScript symbolics."""
 
     name: ClassVar[str] = "usage_based"
+    joins: ClassVar[bool] = True
 
     def _export(self, model: nn.Module, request: ExportRequest) -> ir.Model:
         internals.require_supported_torch(internals.TRACING)
-        from strategies import torchscript_loops  # noqa: PLC0415 - it imports what was just made sure of
-
         body = _scripted(model, request) if request.candidate.scripted else model
-        loops = torchscript_loops.Loops() if request.dynamic_axes else None
-        try:
-            graph_model, call = _traced(model, body, request, loops)
-        except Exception:
-            if loops is None or not loops.count:
-                raise
-            graph_model, call = _traced(model, body, request, None)
-        del graph_model.graph.outputs[len(request.output_names) :]
-        _attach_weights(graph_model.graph, call, len(request.inputs))
-        for node in hierarchy.all_nodes(graph_model.graph):
-            _take_zeros_as_sizes(node)
-            scope = torchscript_scopes.scope_from_name(node.name or "")
-            if scope is not None:
-                hierarchy.mark(node, scope)
+        if request.beyond is None:
+            return _capture(model, body, request, {})[0]
+        beyond = replace(request, inputs=request.beyond)
+        other, _, answers = _capture(model, body, beyond, {})
+        graph_model, condition, _ = _capture(model, body, request, answers)
+        if condition is None:
+            raise CaptureError("forward takes the same branches at both examples' sizes")
+        branches.join(graph_model, condition, other)
         return graph_model
+
+
+def _capture(
+    model: nn.Module, body: nn.Module, request: ExportRequest, others: branches.Answers
+) -> tuple[ir.Model, ir.Value | None, branches.Answers]:
+    """The graph, what is true of sizes on this way (`branches.Decisions`), and its answers."""
+    from strategies import torchscript_loops  # noqa: PLC0415 - it imports what was just made sure of
+
+    loops = torchscript_loops.Loops() if request.dynamic_axes else None
+    try:
+        graph_model, call = _traced(model, body, request, loops, others)
+    except Exception:
+        if loops is None or not loops.count:
+            raise
+        graph_model, call = _traced(model, body, request, None, others)
+    outputs = graph_model.graph.outputs
+    parts = call.decisions.parting is not None
+    condition = outputs[-1] if parts else None
+    outputs[len(request.output_names) :] = []
+    _attach_weights(graph_model.graph, call, len(request.inputs))
+    for node in hierarchy.all_nodes(graph_model.graph):
+        _take_zeros_as_sizes(node)
+        scope = torchscript_scopes.scope_from_name(node.name or "")
+        if scope is not None:
+            hierarchy.mark(node, scope)
+    return graph_model, condition, call.decisions.answers
 
 
 def _traced(
@@ -86,7 +108,8 @@ def _traced(
     body: nn.Module,
     request: ExportRequest,
     loops: torchscript_loops.Loops | None,
-) -> tuple[ir.Model, NamedCall]:
+    others: branches.Answers,
+) -> tuple[ir.Model, _TracedCall]:
     """Traces a call of the body, its loops over sizes kept or unrolled."""
     from strategies import loop_bodies, torchscript_scans  # noqa: PLC0415 - they import what was just made sure of
 
@@ -95,8 +118,9 @@ def _traced(
     if loops:
         replacements = loops.around(replacements)
     around = _without_values if void else nullcontext
-    call = _TracedCall(body, request, around).eval()
+    call = _TracedCall(body, request, around, others).eval()
     with (
+        attributes_restored(model),
         exportable(model, plain_attention=False, replacements=replacements),
         without_gradients(),
         PackedVision(model).applied(),
@@ -108,6 +132,7 @@ def _traced(
         torchscript_attention.projected_apart(),
         torchscript_masks.broadcast(),
         torchscript_refusals.lifted(),
+        call.decisions.noted(),
         torchscript.without_weights(call, refuse_constant),
         torchscript.without_needless_passes(),
         torchscript_views.replayed(),
@@ -121,7 +146,7 @@ def _traced(
 
 
 class _TracedCall(NamedCall):
-    """Returns what was asked for and nothing else, and every input.
+    """Returns what was asked for and nothing else, every input, and where it parts from others.
 
     Sizes in an output look like tensors while they are traced. The exporter drops inputs
     that nothing uses, and gives their names to others.
@@ -132,15 +157,19 @@ class _TracedCall(NamedCall):
         module: nn.Module,
         request: ExportRequest,
         around: Callable[[], AbstractContextManager[None]],
+        others: branches.Answers,
     ) -> None:
         super().__init__(module, tuple(request.inputs), request.constants, around)
         self.output_names = request.output_names
+        self.decisions = branches.Decisions(others)
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
-        """Returns the outputs in the order of their names, and then the inputs."""
+        """Returns the outputs in the order of their names, the inputs, and `Decisions.parting`."""
         names, outputs = zip(*self.named_outputs(*tensors), strict=True)
         named = dict(zip(unique_names(names, taken=self.input_names), outputs, strict=True))
-        return (*(named[name] for name in self.output_names), *tensors)
+        parting = self.decisions.parting
+        last = () if parting is None else (parting,)
+        return (*(named[name] for name in self.output_names), *tensors, *last)
 
 
 @contextmanager
@@ -240,7 +269,7 @@ def _attach_weights(graph: ir.Graph, call: NamedCall, count: int) -> None:
     tensors = call.state_dict(keep_vars=True)
     prefix = f"{NamedCall.PREFIX}."
     weights = list(graph.inputs)[count:]
-    del graph.inputs[count:]
+    graph.inputs[count:] = []
     for value in weights:
         tensor = tensors.get(value.name or "")
         if tensor is None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor, nn
@@ -77,3 +78,47 @@ def test_no_other_example_is_tried_where_the_number_of_items_is_frozen(tmp_path:
     other = another_example(error, inputs, None)
     assert other is not None
     assert other["x"].shape != given["x"].shape
+
+
+class Either(nn.Module):
+    """Fills up what is short, and pools what is long; of both, neither is the other's case."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[2] < 8:
+            return nn.functional.pad(x, (0, 8 - x.shape[2]))
+        return nn.functional.adaptive_avg_pool1d(x, 8)
+
+
+def test_where_neither_branch_is_right_at_every_size_the_file_has_both(tmp_path: Path) -> None:
+    model = Either().eval()
+    result = auto_export(
+        model,
+        tmp_path / "model.onnx",
+        inputs={"x": torch.randn(2, 3, 6)},
+        dynamic=True,
+        strategy="usage_based",
+    )
+    assert [attempt.outcome for attempt in result.attempts] == ["succeeded"]
+    assert "larger sizes" in [case.label for case in result.verification.cases]
+    for rows, width in ((2, 6), (3, 7), (1, 8), (4, 20)):
+        assert largest_error(result.path, model, {"x": torch.randn(rows, 3, width)}) < 1e-6
+
+
+class Counting(nn.Module):
+    """Adds a number for each step of what is long, which a capture has for one length only."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[2] < 8:
+            return x * 2
+        return x + torch.from_numpy(np.arange(int(x.shape[2]), dtype=np.float32))
+
+
+def test_two_captures_that_hold_at_their_own_sizes_only_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(AllStrategiesFailedError, match="wrong at other sizes"):
+        auto_export(
+            Counting().eval(),
+            tmp_path / "model.onnx",
+            inputs={"x": torch.randn(2, 3, 6)},
+            dynamic=True,
+            strategy="usage_based",
+        )
