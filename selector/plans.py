@@ -89,11 +89,15 @@ def size_plans(inputs: ExampleInputs, *, size_dependent: bool) -> Iterator[Plan]
 
 
 def larger_plans(inputs: ExampleInputs, sizes: Mapping[str, int]) -> Iterator[Plan]:
-    """As much past given sizes as those are past the example's, and twice as large."""
+    """As much past given sizes as those are past the example's, and twice as large.
+
+    All other axes that vary take their other size.
+    """
     grown = {axis: size for axis, size in sizes.items() if size != inputs.sizes[axis]}
     for label, less in ((LARGER_SIZES, inputs.sizes), (TWICE_SIZES, {})):
         larger = {axis: max(2 * size - less.get(axis, 0), 1) for axis, size in grown.items()}
-        yield Plan(label, seed=LARGER_SEED, sizes={**sizes, **larger})
+        larger = {**inputs.sizes, **inputs.other_sizes, **larger}
+        yield Plan(label, seed=LARGER_SEED, sizes=larger)
 
 
 def same_size_plans(inputs: ExampleInputs) -> Iterator[Plan]:

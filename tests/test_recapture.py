@@ -113,10 +113,22 @@ class Counting(nn.Module):
         return x + torch.from_numpy(np.arange(int(x.shape[2]), dtype=np.float32))
 
 
-def test_two_captures_that_hold_at_their_own_sizes_only_are_refused(tmp_path: Path) -> None:
+class Unrolling(nn.Module):
+    """Goes over the rows of what is long one by one, which fixes their number there."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if x.shape[2] < 64:
+            return x * 2
+        return torch.stack([row.tanh() for row in x])
+
+
+@pytest.mark.parametrize("kind", [Counting, Unrolling])
+def test_two_captures_that_hold_at_their_own_sizes_only_are_refused(
+    kind: type[nn.Module], tmp_path: Path
+) -> None:
     with pytest.raises(AllStrategiesFailedError, match="wrong at other sizes"):
         auto_export(
-            Counting().eval(),
+            kind().eval(),
             tmp_path / "model.onnx",
             inputs={"x": torch.randn(2, 3, 6)},
             dynamic=True,
