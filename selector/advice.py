@@ -59,7 +59,8 @@ def candidates(study: Study, *, strategy: str, dynamic: bool | str) -> tuple[Can
                 "PyTorch itself refuses every other size"
             )
         wanted = False
-    scripting = study.features is not None and study.features.value_dependent
+    value_dependent = study.features is not None and study.features.value_dependent
+    scripting = value_dependent and study.tensors_only
     return tuple(
         candidate
         for candidate in registry.portfolio(dynamic=wanted, scripting=scripting)

@@ -99,6 +99,7 @@ class Study:
         features: What the ranker looks at; None where the analysis failed.
         dynamic_axes: For each input its axes that may vary, index to name.
         static_cases: Whether there are enough cases to verify a static file.
+        tensors_only: Whether tensors are all that forward is given, as a scripted one needs.
         notes: What the user should know, one sentence each.
         seconds: Wall seconds that the analysis took, eager PyTorch's runs not counted.
         evidence: The pickled recipe for its inputs and eager PyTorch's answers. Passed on as
@@ -108,6 +109,7 @@ class Study:
     features: ModelFeatures | None
     dynamic_axes: Mapping[str, Mapping[int, str]]
     static_cases: bool
+    tensors_only: bool
     notes: tuple[str, ...]
     seconds: float
     evidence: bytes = field(repr=False)
@@ -227,6 +229,7 @@ def _study(subject: Subject, order: StudyOrder, eager: Eager) -> Study:
         features=features,
         dynamic_axes=inputs.dynamic_axes,
         static_cases=has_static_cases(reference) or not order.check,
+        tensors_only=not inputs.constants,
         notes=(*inputs.notes, *notes),
         seconds=seconds,
         evidence=pickle.dumps((inputs, reference, stand)),

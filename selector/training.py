@@ -10,7 +10,7 @@ from typing import Any
 
 from selector import baseline, hindsight
 from selector.chances import fit_chances
-from selector.errors import AttemptTimeoutError, StrategyError
+from selector.errors import AttemptTimeoutError, StrategyError, StrategyUnavailableError
 from selector.features import ModelFeatures
 from selector.ranker import (
     FittedRanker,
@@ -63,6 +63,9 @@ def rows_of(records: Iterable[baseline.Record]) -> tuple[list[Row], tuple[str, .
     rows: list[Row] = []
     unknown: set[str] = set()
     for record in records:
+        # What was not to be had on this model is not offered for one like it.
+        if record.error_type == StrategyUnavailableError.__name__:
+            continue
         features = record.model_features()
         if features is None:
             unknown.add(record.model)

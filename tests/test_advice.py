@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -55,15 +56,24 @@ class Hides(Plain):
         return at_most_one(super().forward(x))
 
 
+class Told(Reads):
+    def forward(self, x: Tensor, times: int = 1) -> Tensor:
+        return super().forward(x) * times
+
+
 @contextmanager
 def advice_on(
-    module: nn.Module, ranker: FittedRanker, folder: Path, objective: str = "time"
+    module: nn.Module,
+    ranker: FittedRanker,
+    folder: Path,
+    objective: str = "time",
+    given: Any = None,
 ) -> Iterator[Advice]:
     with Workshop(folder) as workshop:
         workshop.load(module.eval())
         yield advise(
             workshop,
-            StudyOrder(given=(torch.randn(2, 4),)),
+            StudyOrder(given=given or (torch.randn(2, 4),)),
             strategy="auto",
             dynamic="auto",
             objective=objective,
@@ -118,3 +128,13 @@ def test_what_only_a_run_shows_brings_scripted_candidates_and_more_cases(tmp_pat
     assert features_in(advice.study).value_dependent
     assert any(item.scripted for item in ranking.candidates)
     assert len(advice.study.reference.cases) > len(read.reference.cases)
+
+
+@pytest.mark.parametrize(("told", "scripted"), [({}, True), ({"times": 2}, False)])
+def test_what_is_no_tensor_keeps_scripted_candidates_away(
+    told: dict[str, int], scripted: bool, tmp_path: Path
+) -> None:
+    with advice_on(Told(), IN_DOUBT, tmp_path, given={"x": torch.randn(2, 4), **told}) as advice:
+        ranking = advice.first()
+        assert advice.study.tensors_only is scripted
+    assert any(item.scripted for item in ranking.candidates) is scripted

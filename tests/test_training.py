@@ -224,6 +224,18 @@ def test_rows_tell_how_a_candidate_failed() -> None:
     assert [row.timed_out for row in rows] == [False, False, False, True, False]
 
 
+def test_what_was_not_to_be_had_is_no_row() -> None:
+    made = synthetic.records(per_family=1)
+    gone = made[0].model_copy(
+        update={"success": False, "stage": "prepare", "error_type": "StrategyUnavailableError"}
+    )
+    rows = training.rows_of([gone, *made[1:]])[0]
+    assert len(rows) == len(training.rows_of(made)[0]) - 1
+    assert (made[0].model, gone.candidate.candidate()) not in {
+        (row.model.split()[0], row.candidate) for row in rows
+    }
+
+
 def test_what_a_collection_did_not_repeat_with_weights_counts_as_right_with_them() -> None:
     void = Candidate(strategy="usage_based", weights="void")
     made = [item for item in synthetic.records() if item.candidate.candidate() != TRACED]
