@@ -186,6 +186,9 @@ class Shuffling(nn.Module):
         several = torch.multinomial(x.softmax(-1), 4, replacement=True)
         times = torch.empty_like(x).exponential_(2.0)
         noise = torch.randn((x.shape[0], 1), generator=None)
+        noise = noise + x[torch.randint(x.shape[0], (x.shape[0],))]
+        noise = noise * torch.randint(-2, high=3, size=(x.shape[1],), dtype=torch.int32)
+        noise = noise - torch.randint(2, x.shape[0] + 2, tuple(x.shape))
         return x * times + x.gather(-1, chosen).sum() + x.gather(-1, several).sum() + noise
 
 

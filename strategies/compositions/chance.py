@@ -49,6 +49,23 @@ def _multinomial(
     return (several / _exponential(several, generator=generator)).argmax(-1)
 
 
+@composes("randint")
+def _randint(
+    *bounds: Any,
+    low: Any = 0,
+    high: Any = None,
+    size: Any = None,
+    generator: Any = None,
+    dtype: Any = None,
+    **kwargs: Any,
+) -> Any:
+    """Bounds may be sizes, which TorchScript's exporter takes plain numbers for."""
+    given = [low, *bounds, *(item for item in (high, size) if item is not None)]
+    low, high, size = given[-3:]
+    drawn = torch.rand(size, **_given(generator), **kwargs) * (high - low)
+    return (drawn.floor() + low).to(torch.int64 if dtype is None else dtype)
+
+
 @composes("randperm")
 def _randperm(n: Any, *, generator: Any = None, dtype: Any = None, **kwargs: Any) -> Any:
     order = torch.rand((n,), **_given(generator), **kwargs).argsort()
