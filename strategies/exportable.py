@@ -12,6 +12,7 @@ from torch.overrides import TorchFunctionMode
 
 from strategies.compositions import COMPOSITIONS
 from strategies.compositions.complex_pairs import Pair
+from strategies.routing import Routing
 from strategies.step_numbers import in_key
 
 Replacement = Callable[..., Any]
@@ -47,7 +48,9 @@ def exportable(
             model.set_attn_implementation("eager")
         if any(chosen.get(CHOICES[1]) not in (None, "batched_mm") for _, chosen in before):
             model.set_experts_implementation("batched_mm")
-        with _Lowerable({**_REPLACEMENTS, **(replacements or {})}):
+        routing = Routing()
+        every = {**_REPLACEMENTS, **routing.replacements, **(replacements or {})}
+        with _Lowerable(every), routing.opened():
             yield
     finally:
         for config, chosen in before:

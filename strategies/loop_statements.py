@@ -67,6 +67,49 @@ class Statement:
 
 def find_statement(code: CodeType, line: int) -> Statement | None:
     """The loop that begins in a line, if its steps follow one another to the end."""
+    found = _loop(code, line)
+    if found is None or _has(found.iter, _COMPREHENSIONS):
+        return None
+    targets = list(ast.walk(found.target))
+    if not all(isinstance(node, ast.Name | ast.Tuple | ast.List | ast.Store) for node in targets):
+        return None
+    inside = _inside(found)
+    leaves = ast.Break | ast.Continue | ast.Return | ast.Yield | ast.YieldFrom | ast.Await
+    if any(isinstance(node, leaves) for node in inside) or _looks_up_text(inside):
+        return None
+    grown = _grown(inside)
+    if grown is None:
+        return None
+    fresh = _stored(found.target) | _stored_for_sure(found.body)
+    fresh -= _read_before(found.body, _stored(found.target))
+    bound = {name for statement in found.body for name in _stored(statement)}
+    return Statement(bound=frozenset(bound - fresh), fresh=frozenset(fresh), grown=grown)
+
+
+def selects_apart(code: CodeType, line: int) -> bool:
+    """Whether the loop that begins in a line has steps that select, and that leave no name behind.
+
+    What a step does to tensors in place then depends on what it selects.
+    """
+    found = _loop(code, line)
+    if found is None:
+        return False
+    inside = _inside(found)
+    leaves = ast.Break | ast.Return | ast.Yield | ast.YieldFrom | ast.Await
+    if any(isinstance(node, leaves) for node in inside) or _grown(inside) != frozenset():
+        return False
+    target = _stored(found.target)
+    bound = {name for statement in found.body for name in _stored(statement)}
+    selecting = {
+        node.func.attr
+        for node in inside
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute)
+    }
+    return bool(selecting & _SELECTING) and not bound & _read_before(found.body, target)
+
+
+def _loop(code: CodeType, line: int) -> ast.For | None:
+    """The only one that begins there."""
     try:
         tree = ast.parse(textwrap.dedent(inspect.getsource(code)))
     except (OSError, SyntaxError, TypeError):
@@ -77,40 +120,73 @@ def find_statement(code: CodeType, line: int) -> Statement | None:
         if isinstance(node, ast.For)
         and node.lineno <= line - code.co_firstlineno + 1 <= (node.iter.end_lineno or 0)
     ]
-    if len(found) != 1 or found[0].orelse or _has(found[0].iter, _COMPREHENSIONS):
-        return None
-    targets = list(ast.walk(found[0].target))
-    if not all(isinstance(node, ast.Name | ast.Tuple | ast.List | ast.Store) for node in targets):
-        return None
-    inside = [node for statement in found[0].body for node in ast.walk(statement)]
-    leaves = ast.Break | ast.Continue | ast.Return | ast.Yield | ast.YieldFrom | ast.Await
-    if any(isinstance(node, leaves) for node in inside):
-        return None
-    grown = _grown(inside)
-    if grown is None:
-        return None
-    stored = {node.id for node in targets if isinstance(node, ast.Name)}
-    loaded = set[str]()
-    for statement in found[0].body:
-        names = [node for node in ast.walk(statement) if isinstance(node, ast.Name)]
-        loads = {node.id for node in names if isinstance(node.ctx, ast.Load)}
-        if isinstance(statement, ast.AugAssign) and isinstance(statement.target, ast.Name):
-            loads.add(statement.target.id)
-        loaded |= loads - stored
-        if isinstance(statement, ast.Assign | ast.AnnAssign):
-            stored |= {node.id for node in names if isinstance(node.ctx, ast.Store)}
-    bound = {
+    return found[0] if len(found) == 1 and not found[0].orelse else None
+
+
+def _inside(loop: ast.For) -> list[ast.AST]:
+    return [node for statement in loop.body for node in ast.walk(statement)]
+
+
+def _stored(tree: ast.AST) -> set[str]:
+    return {
         node.id
-        for node in inside
+        for node in ast.walk(tree)
         if isinstance(node, ast.Name) and not isinstance(node.ctx, ast.Load)
     }
-    fresh = frozenset(stored - loaded)
-    return Statement(bound=frozenset(bound) - fresh, fresh=fresh, grown=grown)
+
+
+def _stored_for_sure(statements: Sequence[ast.stmt]) -> set[str]:
+    """The names that every run of the statements binds, if it comes to their end."""
+    stored = set[str]()
+    for statement in statements:
+        if isinstance(statement, ast.Assign | ast.AnnAssign):
+            stored |= _stored(statement)
+        elif isinstance(statement, ast.If):
+            branches = [
+                _stored_for_sure(branch)
+                for branch in (statement.body, statement.orelse)
+                if not branch or not isinstance(branch[-1], ast.Continue | ast.Raise)
+            ]
+            stored |= set.intersection(*branches) if branches else set()
+    return stored
+
+
+def _read_before(statements: Sequence[ast.stmt], stored: set[str]) -> set[str]:
+    """The names that statements may read before they bind them."""
+    stored, read = set(stored), set[str]()
+    for statement in statements:
+        if isinstance(statement, ast.If):
+            read |= _loaded(statement.test) - stored
+            for branch in (statement.body, statement.orelse):
+                read |= _read_before(branch, stored)
+        else:
+            read |= _loaded(statement) - stored
+        stored |= _stored_for_sure([statement])
+    return read
+
+
+def _loaded(tree: ast.AST) -> set[str]:
+    names = [node for node in ast.walk(tree) if isinstance(node, ast.Name)]
+    written = [node.target for node in ast.walk(tree) if isinstance(node, ast.AugAssign)]
+    loads = {node.id for node in names if isinstance(node.ctx, ast.Load)}
+    return loads | {node.id for node in written if isinstance(node, ast.Name)}
+
+
+def _looks_up_text(nodes: Sequence[ast.AST]) -> bool:
+    """Whether something is looked up by a text that is made in every step."""
+    keys = [node.slice for node in nodes if isinstance(node, ast.Subscript)]
+    for node in nodes:
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Name | ast.Attribute):
+            name = node.func.id if isinstance(node.func, ast.Name) else node.func.attr
+            keys += node.args if name in _LOOKING_UP else []
+    return any(_has(key, ast.FormattedValue) for key in keys)
 
 
 _COMPREHENSIONS = ast.ListComp | ast.SetComp | ast.DictComp | ast.GeneratorExp
 # Methods of lists, which have other elements with each step.
 _GROWING = {"append", "extend", "insert", "pop"}
+_SELECTING = {"where", "nonzero"}
+_LOOKING_UP = {"getattr", "get_submodule", "get_parameter", "get_buffer", "get"}
 
 
 def _has(tree: ast.AST, kinds: Any) -> bool:

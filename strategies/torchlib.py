@@ -73,7 +73,10 @@ def toolkit() -> Toolkit:
         decompositions={
             target: _write_back(target, known) or decompose
             for target, decompose in decompositions.items()
-            if isinstance(target, OpOverload) and _qualified(target) not in lowerings.OWN
+            if isinstance(target, OpOverload)
+            and _qualified(target) not in lowerings.OWN
+            # Broken up, what it lifts would have no value that forward can read.
+            and target is not torch.ops.aten.lift_fresh.default
         }
         | dict.fromkeys(_FLOOR_DIVISIONS, _floor_divide)
         | {

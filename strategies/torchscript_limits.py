@@ -7,6 +7,7 @@ tensors lack what numbers can do besides arithmetic.
 from __future__ import annotations
 
 import builtins
+import math
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from strategies.step_numbers import StepNumber
 from strategies.stretches import Stretch
 from strategies.torchscript import is_tracing
+from strategies.void import is_void
 
 
 @contextmanager
@@ -29,8 +31,9 @@ def kept(model: nn.Module) -> Iterator[None]:
     """
     sources = {type(part).__module__ for part in model.modules()}
     with ExitStack() as stack:
-        for name in sorted(_METHODS - vars(Tensor).keys()):
-            setattr(Tensor, name, _of_number(name))
+        methods = {**_ROUNDING, **{name: _of_number(name) for name in _METHODS}}
+        for name in sorted(methods.keys() - vars(Tensor).keys()):
+            setattr(Tensor, name, methods[name])
             stack.callback(delattr, Tensor, name)
         for source in sorted(sources & sys.modules.keys()):
             module = sys.modules[source]
@@ -74,11 +77,28 @@ def _of_number(name: str) -> Callable[..., Any]:
     return call
 
 
+def _rounded(
+    builtin: Callable[..., Any], function: Callable[[Tensor], Tensor]
+) -> Callable[..., Any]:
+    def rounded(number: Tensor) -> Any:
+        if not is_tracing() or number.dim() or is_void(number):
+            return builtin(float(number))
+        return function(number).long() if number.is_floating_point() else number.clone()
+
+    return rounded
+
+
 def _is_size(value: object) -> bool:
     return isinstance(value, Tensor) and value.dim() == 0 and value.dtype is torch.int64
 
 
 _METHODS = {"__round__", "as_integer_ratio", "bit_count", "bit_length"}
+# What `math` asks for before it makes a plain number of something.
+_ROUNDING = {
+    "__ceil__": _rounded(math.ceil, torch.ceil),
+    "__floor__": _rounded(math.floor, torch.floor),
+    "__trunc__": _rounded(math.trunc, torch.trunc),
+}
 _FUNCTIONS = {
     "min": _open(builtins.min, torch.minimum),
     "max": _open(builtins.max, torch.maximum),

@@ -122,6 +122,7 @@ def _traced(
     with (
         attributes_restored(model),
         exportable(model, plain_attention=False, replacements=replacements),
+        attributes_restored(model),
         without_gradients(),
         PackedVision(model).applied(),
         torchscript_scans.kept_whole(model),
@@ -176,7 +177,7 @@ class _TracedCall(NamedCall):
 def _without_values() -> Iterator[None]:
     """Runs forward on void weights; eager ran it, so what fails here fails for their lack."""
     try:
-        with void_operators():
+        with void_operators(open_sizes=True):
             yield
     except CaptureError:
         raise

@@ -97,12 +97,16 @@ def _void(tensor: torch.Tensor) -> torch.Tensor:
 
 
 @contextmanager
-def void_operators() -> Iterator[None]:
+def void_operators(*, open_sizes: bool = False) -> Iterator[None]:
     """Within it, operators on void tensors give void tensors of the right shape.
 
     What reads memory without an operator has to be guarded too, see `guarded`.
+
+    Args:
+        open_sizes: Whether no size is taken for good, as in a trace: positions of what is
+            not zero may then be any number of them.
     """
-    with torch.no_grad(), _VoidOperators():
+    with torch.no_grad(), _VoidOperators(open_sizes=open_sizes):
         yield
 
 
@@ -173,7 +177,33 @@ MEMORY_READS = _READ_SELF | _READ_LISTED
 def guarded(replacements: Mapping[Any, Any]) -> dict[Any, Any]:
     """These replacements for `exportable`, and refusals to read the memory of void tensors."""
     guards = {item: _guarded(item, replacements.get(item, item)) for item in MEMORY_READS}
-    return {**replacements, **guards}
+    keys = {item: _keyed(replacements.get(item, item)) for item in _SUBSCRIPTS}
+    return {**replacements, **guards, **keys}
+
+
+def _keyed(call: Any) -> Any:
+    """A call for a subscript; torch reads a number in its key, and is left confused if refused."""
+
+    def keyed(tensor: torch.Tensor, key: Any, *value: Any) -> Any:
+        if _is_void_number(key) and not value:
+            return tensor.index_select(0, key.reshape(1)).squeeze(0)
+        if any(map(_is_void_number, key if isinstance(key, tuple) else (key,))):
+            raise _read("a number in a subscript")
+        return call(tensor, key, *value)
+
+    return keyed
+
+
+_SUBSCRIPTS = (torch.Tensor.__getitem__, torch.Tensor.__setitem__)
+
+
+def _is_void_number(item: object) -> bool:
+    return (
+        isinstance(item, torch.Tensor)
+        and item.dim() == 0
+        and item.dtype is torch.int64
+        and is_void(item)
+    )
 
 
 def _like(tensor: torch.Tensor, region: str = _RESULTS) -> torch.Tensor:
@@ -191,8 +221,9 @@ def _address(tensor: torch.Tensor) -> int:
 class _VoidOperators(TorchDispatchMode):  # type: ignore[no-untyped-call]  # torch has no types here
     """Answers operators on void tensors by their meta kernels, and runs all others."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, open_sizes: bool) -> None:
         super().__init__()  # type: ignore[no-untyped-call]  # torch has no types here
+        self._open_sizes = open_sizes
         # Layers are repeated, so most operators have been answered before.
         self._known: dict[Any, Any] = {}
 
@@ -212,6 +243,10 @@ class _VoidOperators(TorchDispatchMode):  # type: ignore[no-untyped-call]  # tor
             return func(*args, **kwargs)
         if func in READS:
             raise _read(str(func))
+        if func is aten.nonzero.default and self._open_sizes:
+            # As if nothing were zero, so that no branch for an empty selection is taken.
+            x = args[0]
+            return _like(torch.empty((x.numel(), x.dim()), dtype=torch.int64, device="meta"))
         if torch.is_inference_mode_enabled():
             # There, operators arrive before it is known what of them are views.
             raise _read("inference mode")

@@ -227,7 +227,9 @@ def _masked_fill(x: Tensor, mask: Tensor, value: Any) -> Any:
 
 
 def _where(condition: Tensor, *values: Any, **options: Any) -> Any:
-    """ONNX Runtime chooses between no truth values."""
+    """ONNX Runtime chooses between no truth values; without any, positions are asked for."""
+    if not values and not options and condition.dim():
+        return condition.nonzero(as_tuple=True)
     if len(values) == 2 and all(map(_boolean, values)):
         first, second = map(torch.as_tensor, values)
         return torch.logical_or(
