@@ -15,9 +15,9 @@ from __future__ import annotations
 import contextlib
 import os
 import traceback
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import torch
 from torch import nn
@@ -31,7 +31,7 @@ from strategies.errors import (
     FrozenAxisError,
     StrategyUnavailableError,
 )
-from strategies.patching import attributes_restored
+from strategies.patching import attribute, attributes_restored
 from strategies.recurrent import KeepRecurrent
 from strategies.transformers_patches import load_translations, patched_for_export
 
@@ -148,8 +148,22 @@ def _run_export(
     slow = _without_slow_cache(dynamic=any(free))
     model = call.module
     open_sizes = sizes.kept_open(model, values=True)
-    with torch.no_grad(), slow, attributes_restored(model), open_sizes, KeepRecurrent():
+    as_it_is = attribute(nn.Module, "to", _to)
+    with torch.no_grad(), slow, attributes_restored(model), open_sizes, as_it_is, KeepRecurrent():
         return torch.export.export(call, tensors, dynamic_shapes={"tensors": axes}, strict=False)
+
+
+def _to(module: nn.Module, *args: Any, **kwargs: Any) -> nn.Module:
+    """`Module.to`, which would swap weights, and cannot, where they have the dtype already."""
+    tensors = (*module.parameters(), *module.buffers())
+    kinds = {item.dtype for item in tensors if item.is_floating_point() or item.is_complex()}
+    wanted = (*args, *kwargs.values())
+    if len(wanted) == 1 and isinstance(wanted[0], torch.dtype) and kinds <= {wanted[0]}:
+        return module
+    return _MOVE(module, *args, **kwargs)
+
+
+_MOVE: Callable[..., nn.Module] = nn.Module.to
 
 
 @contextlib.contextmanager

@@ -206,6 +206,27 @@ def test_an_operator_without_lowering_is_named_with_its_module(tmp_path: Path) -
     assert info.value.stage == "lower"
 
 
+class Casting(nn.Module):
+    """Has a part converted in forward, to what it is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.part = nn.Linear(4, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.part = self.part.to(torch.float32)
+        result: Tensor = self.part.to(dtype=torch.float32)(x)
+        return result
+
+
+def test_a_part_is_converted_to_what_it_is(tmp_path: Path) -> None:
+    model, axes = Casting().eval(), {"x": {0: "rows"}}
+    candidate = Candidate(strategy="fx", dynamic=True)
+    request = request_for(model, {"x": torch.randn(3, 4)}, candidate, tmp_path, axes=axes)
+    path = FxStrategy()(request).path
+    assert largest_error(path, model, {"x": torch.randn(5, 4)}) < 1e-5
+
+
 class InPlace(nn.Module):
     """Writes into intermediate values, whole and in part."""
 
