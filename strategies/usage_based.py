@@ -122,7 +122,6 @@ def _traced(
     with (
         attributes_restored(model),
         exportable(model, plain_attention=False, replacements=replacements),
-        attributes_restored(model),
         without_gradients(),
         PackedVision(model).applied(),
         torchscript_scans.kept_whole(model),
