@@ -38,6 +38,10 @@ class Rows(ABC):
     def all(self) -> Sequence[Any]:
         """The example's rows."""
 
+    def columns(self) -> Tensor | None:
+        """What a row has, of all rows at once; None where rows are no numbers."""
+        return None
+
 
 # Is given the rows and the frame that asks for them one by one; gives them, if that is a loop.
 Begin = Callable[[Rows, FrameType], Iterator[Any] | None]
@@ -81,6 +85,9 @@ class _Elements(Rows):
     def all(self) -> Sequence[Any]:
         return self._tensor.unbind(0)
 
+    def columns(self) -> Tensor | None:
+        return _columns(self._tensor)
+
 
 class _Values(Rows):
     """A tensor's values, in lists if it has more than one axis."""
@@ -97,6 +104,9 @@ class _Values(Rows):
 
     def all(self) -> Sequence[Any]:
         return self._values
+
+    def columns(self) -> Tensor | None:
+        return _columns(self.source)
 
 
 class _Pieces(Rows):
@@ -183,8 +193,16 @@ def seen(model: nn.Module, begin: Begin) -> Iterator[None]:
         yield
 
 
-def around(replacements: Replacements, begin: Begin) -> Replacements:
-    """The same replacements of torch's functions, whose lists and pieces are known to be rows."""
+def around(
+    replacements: Replacements, begin: Begin, numbers: Callable[[object], Tensor | None]
+) -> Replacements:
+    """The same replacements of torch's functions, whose lists and pieces are known to be rows.
+
+    Args:
+        replacements: What is done instead of the functions.
+        begin: Is asked where a loop begins.
+        numbers: Says which tensor has the numbers of a list that is not known to be rows.
+    """
 
     def tolist(tensor: Tensor) -> Any:
         values = replacements[Tensor.tolist](tensor)
@@ -193,13 +211,19 @@ def around(replacements: Replacements, begin: Begin) -> Replacements:
         return _Known(values, _Values(tensor, values), begin)
 
     def split(tensor: Tensor, split_size: Any, dim: int = 0) -> Any:
-        sizes = getattr(split_size, "rows", None)
+        rows = getattr(split_size, "rows", None)
+        sizes = rows.source if isinstance(rows, _Values) else numbers(split_size)
         pieces = replacements[torch.split](tensor, split_size, dim)
-        if not is_tracing() or not isinstance(sizes, _Values) or sizes.source.dim() != 1:
+        if not is_tracing() or sizes is None or sizes.dim() != 1:
             return pieces
-        return _Known(pieces, _Pieces(tensor, sizes.source, dim, pieces), begin)
+        return _Known(pieces, _Pieces(tensor, sizes, dim, pieces), begin)
 
     return {**replacements, Tensor.tolist: tolist, torch.split: split, Tensor.split: split}
+
+
+def _columns(tensor: Tensor) -> Tensor | None:
+    is_open = 0 < tensor.dim() <= 2 and not tensor.is_floating_point()
+    return tensor.t() if is_open else None
 
 
 def _ends(item: object) -> tuple[Any, Any, int] | None:

@@ -23,6 +23,7 @@ from torch.onnx import symbolic_helper
 
 from strategies import loop_markers, rows, torchscript
 from strategies.compositions.tables import knowing_aliases
+from strategies.computed_lists import ComputedLists
 from strategies.loop_markers import DOMAIN, END, INDEX, JOINED, START
 from strategies.loop_statements import Statement, find_statement
 from strategies.step_numbers import LoopError, unread
@@ -42,6 +43,7 @@ class Loops:
         self.count = 0
         self._statements: dict[tuple[CodeType, int], Statement | None] = {}
         self._gathered: list[_Gathered] = []
+        self._lists = ComputedLists()
 
     @contextmanager
     def kept(self, model: nn.Module) -> Iterator[None]:
@@ -55,6 +57,7 @@ class Loops:
             for name, symbolic in _SYMBOLICS.items():
                 exporter.register_custom_op_symbolic(name, symbolic, _OLDEST_OPSET)
                 stack.callback(exporter.unregister_custom_op_symbolic, name, _OLDEST_OPSET)
+            stack.callback(self._lists.forget)
             stack.enter_context(rows.seen(model, self._begin))
             yield
 
@@ -64,16 +67,21 @@ class Loops:
             function: self._joining(replacements.get(function, function), stacked=stacked)
             for function, stacked in _JOINING.items()
         }
-        return {**rows.around(replacements, self._begin), **joining}
+        return {**rows.around(replacements, self._begin, self._lists.source), **joining}
 
     def _begin(self, found: rows.Rows, frame: FrameType) -> Iterator[Any] | None:
-        statement = self._statement(frame) if torchscript.is_tracing() else None
-        return None if statement is None else self._steps(frame, statement, found)
-
-    def _statement(self, frame: FrameType) -> Statement | None:
         # Else the elements are unpacked, or handed over.
         if dis.opname[frame.f_code.co_code[frame.f_lasti]] != "GET_ITER":
             return None
+        if not torchscript.is_tracing():
+            return None
+        statement = self._statement(frame)
+        if statement is not None:
+            return self._steps(frame, statement, found)
+        self._lists.note(found, frame)
+        return None
+
+    def _statement(self, frame: FrameType) -> Statement | None:
         key = frame.f_code, frame.f_lineno
         if key not in self._statements:
             self._statements[key] = find_statement(*key)

@@ -296,14 +296,40 @@ class Cutting(nn.Module):
         return torch.cat(images), torch.cat(sizes, dim=0)
 
 
+class CuttingByLists(nn.Module):
+    """The same by lengths that comprehensions compute."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(WIDTH, 4, 3, padding=1)
+        self.repeats = 1
+
+    def forward(self, x: Tensor, grid: Tensor) -> tuple[Tensor, Tensor]:
+        sizes = grid.tolist()
+        lengths = [self.repeats * height * width for height, width in sizes]
+        areas = [
+            size[0] * size[1]  # of rows that are tensors
+            for size in grid
+        ]
+        images, tokens = [], []
+        for piece, (height, width) in zip(torch.split(x, lengths), sizes, strict=True):
+            image = self.conv(piece.view(1, height, width, WIDTH).permute(0, 3, 1, 2))
+            images.append(image.flatten(2)[0].transpose(0, 1))
+        for piece in torch.split(x, areas):
+            mean = piece.mean(0)
+            tokens.append(mean)
+        return torch.cat(images), torch.stack(tokens)
+
+
 def images(*grid: tuple[int, int]) -> dict[str, Tensor]:
     sizes = torch.tensor(grid)
     return {"x": torch.randn(int(sizes.prod(1).sum()), WIDTH), "grid": sizes}
 
 
-def test_other_numbers_of_images(tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", [Cutting, CuttingByLists])
+def test_other_numbers_of_images(kind: type[nn.Module], tmp_path: Path) -> None:
     torch.manual_seed(0)
-    model = Cutting().eval()
+    model = kind().eval()
     axes = {"x": {0: "total"}, "grid": {0: "images"}}
     candidate = Candidate(strategy="usage_based", dynamic=True)
     request = request_for(model, images((2, 3), (4, 2)), candidate, tmp_path, axes=axes)
